@@ -1,0 +1,121 @@
+//! The shared region: a memfd that the tool creates through the tracee and both sides map.
+//!
+//! ```text
+//! 0            RegionHeader            one page
+//! THREADS      ThreadEntry × 8192      512 KiB, touched as threads appear
+//! STACKS       u64 × 65536             512 KiB, stack ids that were sent
+//! CODES        u64 × 16384             128 KiB, code ids that were sent
+//! RING         Slot × (ring_mask + 1)
+//! ```
+
+use crate::PAGE_BYTES;
+use crate::ring::SLOT_BYTES;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Entries of the thread table. The index is the `thread` of a record's word, so it fits in 16 bits.
+pub const THREAD_ENTRIES: usize = 8192;
+/// How many neighbouring entries a thread may be found in.
+pub const THREAD_PROBES: usize = 16;
+/// Entries of the set of stack ids that were sent: a cache, a lost entry is sent again.
+pub const STACK_ENTRIES: usize = 65_536;
+/// Entries of the set of code ids that were sent.
+pub const CODE_ENTRIES: usize = 16_384;
+
+pub const THREADS_OFFSET: u64 = PAGE_BYTES;
+pub const STACKS_OFFSET: u64 = THREADS_OFFSET + (THREAD_ENTRIES * 64) as u64;
+pub const CODES_OFFSET: u64 = STACKS_OFFSET + (STACK_ENTRIES * 8) as u64;
+pub const RING_OFFSET: u64 = CODES_OFFSET + (CODE_ENTRIES * 8) as u64;
+
+/// Size of a region with this many ring slots, in bytes.
+pub const fn region_bytes(ring_slots: u64) -> u64 {
+    RING_OFFSET + ring_slots * SLOT_BYTES
+}
+
+/// First page of the region. Fields that different sides write lie on different cache lines.
+///
+/// Guarantees:
+/// - only writers in the tracee advance `head`, only the tool advances `tail`; `head - tail` never exceeds the
+///   number of slots, because a reservation is made by compare-and-swap after checking for room;
+/// - a position's slot belongs to its reserver until `tail` has passed it;
+/// - the counters only grow.
+#[repr(C)]
+pub struct RegionHeader {
+    /// Next position to reserve. Written by compare-and-swap (acquire and release are carried by the slots'
+    /// words); starts at 0.
+    pub head: AtomicU64,
+    _head_line: [u64; 7],
+    /// First position that is not free. Stored with release by the tool after it copied a slot; matched by the
+    /// acquire load in the payload's reservation.
+    pub tail: AtomicU64,
+    /// Time-stamp counter of the tool's last sign of life. A writer waits for room only while this is recent.
+    pub heartbeat_ticks: AtomicU64,
+    /// The last [`Self::modules_changed`] whose modules the tool has hooked. A futex: the dlsym hook waits on
+    /// its low half.
+    pub modules_hooked: AtomicU64,
+    _tail_line: [u64; 5],
+    /// Counts calls of dlopen, dlmopen and dlclose. A futex: the tool sleeps on its low half.
+    pub modules_changed: AtomicU64,
+    /// Set to [`ABANDONED`] by a writer that found the ring full and the heartbeat too old; hooks then pass
+    /// through. The tool, should it still live, sets it back to 0.
+    pub abandoned: AtomicU32,
+    /// 1 while the tool sleeps and wants to be woken when `modules_changed` moves.
+    pub tool_sleeps: AtomicU32,
+    /// Start of the current one-second wait window, in ticks.
+    pub wait_window_ticks: AtomicU64,
+    /// Ticks waited by all threads in that window.
+    pub wait_used_ticks: AtomicU64,
+    _writers_line: [u64; 4],
+    pub losses: Losses,
+}
+
+/// Value of [`RegionHeader::abandoned`].
+pub const ABANDONED: u32 = 1;
+
+/// Events that happened and were not recorded, by cause.
+#[repr(C)]
+pub struct Losses {
+    /// Allocations dropped because the ring was full.
+    pub allocations_full: AtomicU64,
+    /// Frees (also of munmap) dropped because the ring was full.
+    pub frees_full: AtomicU64,
+    /// Outcomes of realloc and munmap dropped because the ring was full.
+    pub outcomes_full: AtomicU64,
+    /// Definitions of stacks or code dropped because the ring was full; they are sent again when next met.
+    pub definitions_full: AtomicU64,
+    /// Events in a signal handler that interrupted a hook of its own thread.
+    pub reentrant: AtomicU64,
+    /// Events of threads that found no entry in the thread table.
+    pub no_thread_entry: AtomicU64,
+    /// Events that passed through while the region was abandoned.
+    pub abandoned: AtomicU64,
+    /// Records whose slot the tool had given up on when they were committed.
+    pub late_commits: AtomicU64,
+}
+
+/// One thread's entry. Found by the thread pointer; only that thread writes it, apart from the tool, which
+/// sets `thread_pointer` back to 0 once the thread is dead.
+#[repr(C, align(64))]
+pub struct ThreadEntry {
+    pub thread_pointer: AtomicU64,
+    /// Kernel thread id as the tracee sees it; a new thread with an old thread pointer differs here.
+    pub tid: AtomicU32,
+    /// 1 while a hook of this thread is recording.
+    pub busy: AtomicU32,
+    /// Pass-throughs in a row because of `busy`; at [`BUSY_PASSES_MAX`] the mark is broken.
+    pub busy_passes: AtomicU32,
+    /// 1 once a THREAD record for (`thread_pointer`, `tid`) was committed.
+    pub announced: AtomicU32,
+    _rest: [u64; 5],
+}
+
+/// A busy mark left behind by siglongjmp must not blind a thread for ever (hazard 17).
+pub const BUSY_PASSES_MAX: u32 = 1000;
+
+const _: () = assert!(core::mem::size_of::<ThreadEntry>() == 64);
+const _: () = assert!(core::mem::size_of::<Losses>() == 64);
+const _: () = assert!(core::mem::size_of::<RegionHeader>() == 256);
+const _: () = assert!(core::mem::offset_of!(RegionHeader, tail) == 64);
+const _: () = assert!(core::mem::offset_of!(RegionHeader, modules_changed) == 128);
+const _: () = assert!(core::mem::offset_of!(RegionHeader, losses) == 192);
+const _: () = assert!(RING_OFFSET % PAGE_BYTES == 0);
+const _: () = assert!(THREAD_ENTRIES <= 1 << 16);

@@ -1,0 +1,1 @@
+//! Attach, the window, detach, repair.
