@@ -1,9 +1,7 @@
 //! Commands, flags, their help, and exit codes: 0 done, 1 failed, 2 usage.
 
-mod attach;
 mod duration;
 mod failure;
-mod reports;
 
 pub use failure::Failure;
 

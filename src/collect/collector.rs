@@ -207,7 +207,10 @@ impl Collector {
                 }
             }
             Kind::Continuation => {
-                let complete = self.assembly.as_mut().is_some_and(|assembly| assembly.push(record.body));
+                let complete = self
+                    .assembly
+                    .as_mut()
+                    .is_some_and(|assembly| assembly.push(record.body));
                 if complete && let Some(assembly) = self.assembly.take() {
                     self.define(&assembly);
                 }
@@ -218,7 +221,8 @@ impl Collector {
     fn define(&mut self, assembly: &Assembly) {
         match self.definitions.define(assembly) {
             Defined::Code(number, code) => {
-                self.writer.code_object(number, &code.name, &code.filename, code.firstlineno, &code.linetable);
+                self.writer
+                    .code_object(number, &code.name, &code.filename, code.firstlineno, &code.linetable);
             }
             Defined::Stack(number, frames) => {
                 let frames: Vec<Frame> = frames
@@ -244,8 +248,16 @@ impl Collector {
             self.threads_count += 1;
             self.threads_count
         };
-        self.threads[slot_of(index)] = Thread { tid, number, ..Thread::default() };
-        let name = if is_main { Some("MainThread".to_owned()) } else { self.names.name(tid) };
+        self.threads[slot_of(index)] = Thread {
+            tid,
+            number,
+            ..Thread::default()
+        };
+        let name = if is_main {
+            Some("MainThread".to_owned())
+        } else {
+            self.names.name(tid)
+        };
         if let Some(name) = name {
             self.writer.thread_name(number, &name);
         }
@@ -272,7 +284,15 @@ impl Collector {
         if allocator == Allocator::Mmap {
             self.map(index, address, bytes, stack);
         } else {
-            self.add_block(index, address, Block { bytes, stack, allocator });
+            self.add_block(
+                index,
+                address,
+                Block {
+                    bytes,
+                    stack,
+                    allocator,
+                },
+            );
         }
     }
 
@@ -285,7 +305,8 @@ impl Collector {
             self.counters.implied_frees += 1;
             self.writer.deallocation(number, address, Allocator::Free);
         }
-        self.writer.allocation(number, address, block.bytes, block.allocator, block.stack);
+        self.writer
+            .allocation(number, address, block.bytes, block.allocator, block.stack);
     }
 
     fn free(&mut self, index: u16, address: u64, usable_bytes: u64) -> Option<Block> {
@@ -328,7 +349,11 @@ impl Collector {
             self.counters.live_bytes -= piece.bytes;
             self.writer.unmap(number, piece.start, piece.bytes);
         }
-        self.ranges.insert(Range { start: address, bytes, stack });
+        self.ranges.insert(Range {
+            start: address,
+            bytes,
+            stack,
+        });
         self.counters.live_bytes += bytes;
         self.writer.allocation(number, address, bytes, Allocator::Mmap, stack);
     }

@@ -6,7 +6,8 @@
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 use wire::ring::{
-    CodeHead, FRAME_BYTES, FRAME_ENTRY, FRAME_OFFSET_BIAS, Kind, RECORD_SLOTS_MAX, STACK_EMPTY, STACK_UNKNOWN, slots_for,
+    CodeHead, FRAME_BYTES, FRAME_ENTRY, FRAME_OFFSET_BIAS, Kind, RECORD_SLOTS_MAX, STACK_EMPTY, STACK_UNKNOWN,
+    slots_for,
 };
 
 /// Deepest stack that is believed; the payload stops at the same bound.
@@ -136,7 +137,9 @@ impl Definitions {
         if entry.is_defined {
             return Defined::Nothing;
         }
-        let Some(code) = parse_code(bytes) else { return Defined::Corrupt };
+        let Some(code) = parse_code(bytes) else {
+            return Defined::Corrupt;
+        };
         entry.is_defined = true;
         let number = entry.number;
         if code.qualname != code.name && !code.qualname.is_empty() {
@@ -151,17 +154,26 @@ impl Definitions {
             return Defined::Nothing;
         }
         let (first, here) = (extent as u32 as usize, (extent >> 32) as usize);
-        let Some(total) = u32::try_from(total).ok().filter(|total| (1..=FRAMES_MAX).contains(total)) else {
+        let Some(total) = u32::try_from(total)
+            .ok()
+            .filter(|total| (1..=FRAMES_MAX).contains(total))
+        else {
             return Defined::Corrupt;
         };
         let total = total as usize;
         if first + here > total || bytes.len() != here * FRAME_BYTES {
             return Defined::Corrupt;
         }
-        let frames: Vec<StackFrame> = bytes.chunks_exact(FRAME_BYTES).map(|frame| self.parse_frame(frame)).collect();
+        let frames: Vec<StackFrame> = bytes
+            .chunks_exact(FRAME_BYTES)
+            .map(|frame| self.parse_frame(frame))
+            .collect();
         let pieces = match self.pieces.entry(id) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Pieces { frames: vec![None; total], missing: total }),
+            Entry::Vacant(entry) => entry.insert(Pieces {
+                frames: vec![None; total],
+                missing: total,
+            }),
         };
         if pieces.frames.len() != total {
             return Defined::Corrupt;
@@ -196,7 +208,10 @@ impl Definitions {
     fn code_entry(&mut self, id: u64) -> &mut CodeEntry {
         self.codes.entry(id).or_insert_with(|| {
             self.codes_count += 1;
-            CodeEntry { number: self.codes_count, is_defined: false }
+            CodeEntry {
+                number: self.codes_count,
+                is_defined: false,
+            }
         })
     }
 }
@@ -223,7 +238,13 @@ fn decode(bytes: &[u8], kind: u8) -> String {
     match kind {
         0 => String::from_utf8_lossy(bytes).into_owned(),
         1 => bytes.iter().map(|&byte| char::from(byte)).collect(),
-        2 => bytes.chunks_exact(2).map(|c| replace(u32::from(u16::from_le_bytes([c[0], c[1]])))).collect(),
-        _ => bytes.chunks_exact(4).map(|c| replace(u32::from_le_bytes([c[0], c[1], c[2], c[3]]))).collect(),
+        2 => bytes
+            .chunks_exact(2)
+            .map(|c| replace(u32::from(u16::from_le_bytes([c[0], c[1]]))))
+            .collect(),
+        _ => bytes
+            .chunks_exact(4)
+            .map(|c| replace(u32::from_le_bytes([c[0], c[1], c[2], c[3]])))
+            .collect(),
     }
 }

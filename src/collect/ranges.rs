@@ -20,14 +20,19 @@ impl Ranges {
     /// Adds a range; what it covers of others must have been removed before.
     pub fn insert(&mut self, range: Range) {
         if range.bytes > 0 {
-            self.by_start.insert(range.start, (range.start.saturating_add(range.bytes), range.stack));
+            self.by_start
+                .insert(range.start, (range.start.saturating_add(range.bytes), range.stack));
         }
     }
 
     /// Takes `[start, start + bytes)` away and returns the pieces that lived there.
     pub fn remove(&mut self, start: u64, bytes: u64) -> Vec<Range> {
         let end = start.saturating_add(bytes);
-        let first = self.by_start.range(..=start).next_back().map_or(start, |(&first, _)| first);
+        let first = self
+            .by_start
+            .range(..=start)
+            .next_back()
+            .map_or(start, |(&first, _)| first);
         let touched: Vec<(u64, (u64, u32))> = self
             .by_start
             .range(first..end)
@@ -44,7 +49,11 @@ impl Ranges {
                 self.by_start.insert(end, (range_end, stack));
             }
             let (from, to) = (range_start.max(start), range_end.min(end));
-            removed.push(Range { start: from, bytes: to - from, stack });
+            removed.push(Range {
+                start: from,
+                bytes: to - from,
+                stack,
+            });
         }
         removed
     }

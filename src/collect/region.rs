@@ -24,7 +24,10 @@ impl Region {
     /// Every page is touched here, so that the ring is charged to the tool's cgroup, not to the tracee's.
     pub fn map(file: &File, ring_slots: u64) -> io::Result<Self> {
         assert!(ring_slots.is_power_of_two(), "the ring's mask needs a power of two");
-        let map = MmapOptions::new().len(region_bytes(ring_slots) as usize).populate().map_raw(file)?;
+        let map = MmapOptions::new()
+            .len(region_bytes(ring_slots) as usize)
+            .populate()
+            .map_raw(file)?;
         Ok(Self { map, ring_slots })
     }
 
@@ -54,9 +57,9 @@ impl Region {
 
     /// Whether any thread of the tracee is in the recording part of a hook.
     pub fn any_thread_is_busy(&self) -> bool {
-        self.threads().iter().any(|entry| {
-            entry.thread_pointer.load(Ordering::Relaxed) != 0 && entry.busy.load(Ordering::Acquire) != 0
-        })
+        self.threads()
+            .iter()
+            .any(|entry| entry.thread_pointer.load(Ordering::Relaxed) != 0 && entry.busy.load(Ordering::Acquire) != 0)
     }
 
     /// Sleeps until the tracee loads or unloads a module, or the time is over.
@@ -78,11 +81,21 @@ impl Region {
 
 /// The low half of a shared counter is the futex word (little-endian).
 fn futex_wait(counter: &AtomicU64, expected_low: u32, timeout: Duration) {
-    let timeout =
-        libc::timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs() as i64,
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
     // SAFETY: the address is a live, aligned word of the mapping, the timespec outlives the call. The result
     // is not needed: every cause of return is handled by looking again.
-    unsafe { libc::syscall(libc::SYS_futex, counter.as_ptr(), libc::FUTEX_WAIT, expected_low, &timeout) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            counter.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected_low,
+            &timeout,
+        )
+    };
 }
 
 fn futex_wake_all(counter: &AtomicU64) {

@@ -41,7 +41,14 @@ pub struct RingReader {
 impl RingReader {
     pub fn new(region: Region, lap_base: u32) -> Self {
         let ring_slots = region.ring().len() as u64;
-        Self { region, position: 0, ring_slots, lap_base, stalled_since: None, dead_slots: 0 }
+        Self {
+            region,
+            position: 0,
+            ring_slots,
+            lap_base,
+            stalled_since: None,
+            dead_slots: 0,
+        }
     }
 
     pub fn region(&self) -> &Region {
@@ -80,12 +87,19 @@ impl RingReader {
         if word == DEAD {
             self.advance();
             // Its writer knew, and reserved again; nothing is lost.
-            return Next::Record(RawRecord { word: u64::from(wire::ring::Kind::Pad as u8), body: [0; 3] });
+            return Next::Record(RawRecord {
+                word: u64::from(wire::ring::Kind::Pad as u8),
+                body: [0; 3],
+            });
         }
         match self.stalled_since {
             None => self.stalled_since = Some(Instant::now()),
             Some(since) if since.elapsed() >= Duration::from_millis(STALL_MS_MAX) => {
-                if slot.word.compare_exchange(word, DEAD, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                if slot
+                    .word
+                    .compare_exchange(word, DEAD, Ordering::AcqRel, Ordering::Acquire)
+                    .is_ok()
+                {
                     self.dead_slots += 1;
                     self.advance();
                     return Next::Lost;
@@ -126,9 +140,7 @@ mod tests {
     }
 
     fn tempfile() -> std::fs::File {
-        std::fs::File::from(
-            nix::sys::memfd::memfd_create(c"ring", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap(),
-        )
+        std::fs::File::from(nix::sys::memfd::memfd_create(c"ring", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap())
     }
 
     fn commit(reader: &RingReader, position: u64, lap_base: u32, body: [u64; 3]) {
@@ -138,7 +150,10 @@ mod tests {
         for (target, value) in slot.body.iter().zip(body) {
             target.store(value, Ordering::Relaxed);
         }
-        slot.word.store(word(lap_of(position, RING_SLOTS, lap_base), 3, 6, Kind::Allocation), Ordering::Release);
+        slot.word.store(
+            word(lap_of(position, RING_SLOTS, lap_base), 3, 6, Kind::Allocation),
+            Ordering::Release,
+        );
     }
 
     #[test]
@@ -146,7 +161,9 @@ mod tests {
         let mut reader = reader(7);
         for position in 0..RING_SLOTS + 100 {
             commit(&reader, position, 7, [position, 1, 2]);
-            let Next::Record(record) = reader.next() else { panic!("nothing at {position}") };
+            let Next::Record(record) = reader.next() else {
+                panic!("nothing at {position}")
+            };
             assert_eq!(record.body, [position, 1, 2]);
         }
         assert_eq!(reader.next(), Next::Empty);

@@ -10,7 +10,10 @@ pub struct TickClock {
 
 impl TickClock {
     pub fn start() -> Self {
-        Self { started: Instant::now(), started_ticks: now() }
+        Self {
+            started: Instant::now(),
+            started_ticks: now(),
+        }
     }
 
     /// Ticks in a microsecond, at least 1; waits until enough time has passed to know.

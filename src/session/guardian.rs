@@ -30,7 +30,10 @@ impl Guardian {
             .spawn()?;
         let pipe = child.stdin.take();
         let mut ready = [0];
-        let is_ready = child.stdout.take().is_some_and(|mut stdout| stdout.read_exact(&mut ready).is_ok());
+        let is_ready = child
+            .stdout
+            .take()
+            .is_some_and(|mut stdout| stdout.read_exact(&mut ready).is_ok());
         if !is_ready {
             let _ = child.kill();
             let _ = child.wait();

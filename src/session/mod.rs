@@ -1,1 +1,6 @@
 //! Attach, the window, detach, repair.
+
+mod guardian;
+mod output;
+mod sampler;
+mod signals;

@@ -21,10 +21,20 @@ impl std::fmt::Display for OutputError {
         match self {
             Self::Exists(path) => write!(f, "the output file {} exists", path.display()),
             Self::Directory(path, error) => {
-                write!(f, "the output directory {} cannot be used: {}", path.display(), error_text(error))
+                write!(
+                    f,
+                    "the output directory {} cannot be used: {}",
+                    path.display(),
+                    error_text(error)
+                )
             }
             Self::Create(path, error) => {
-                write!(f, "the output file {} cannot be created: {}", path.display(), error_text(error))
+                write!(
+                    f,
+                    "the output file {} cannot be created: {}",
+                    path.display(),
+                    error_text(error)
+                )
             }
         }
     }
@@ -34,7 +44,9 @@ impl OutputError {
     pub fn fix(&self) -> String {
         match self {
             Self::Exists(_) => "choose another name with -o, or overwrite it with --force".to_owned(),
-            Self::Directory(..) | Self::Create(..) => "name a writable place with -o FILE, e.g. -o /tmp/capture.bin".to_owned(),
+            Self::Directory(..) | Self::Create(..) => {
+                "name a writable place with -o FILE, e.g. -o /tmp/capture.bin".to_owned()
+            }
         }
     }
 }
@@ -71,7 +83,9 @@ impl Output {
     fn open_named(path: &Path, force: bool) -> Result<Self, OutputError> {
         let absolute = absolute(path)?;
         // Devices such as /dev/null exist and may be written.
-        let is_device = absolute.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+        let is_device = absolute
+            .metadata()
+            .is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
         if force || is_device {
@@ -94,7 +108,10 @@ impl Output {
                 result => return result,
             }
         }
-        Err(OutputError::Exists(PathBuf::from(format!("memray-{pid}.{}.bin", DEFAULT_NAMES_MAX - 1))))
+        Err(OutputError::Exists(PathBuf::from(format!(
+            "memray-{pid}.{}.bin",
+            DEFAULT_NAMES_MAX - 1
+        ))))
     }
 
     /// Removes the file again, when no capture came to be.

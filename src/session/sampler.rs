@@ -6,7 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the epoch.
 pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
 }
 
 /// Reads RSS and cgroup usage.
@@ -20,7 +22,10 @@ pub struct Sampler {
 
 impl Sampler {
     pub fn new(pid: i32) -> Self {
-        let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+        let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+            .ok()
+            .flatten()
+            .unwrap_or(4096);
         let target = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let cgroup = Cgroup::find(&target, Path::new("/sys/fs/cgroup"));
@@ -105,7 +110,9 @@ impl Cgroup {
     fn limit_bytes(&self) -> Option<u64> {
         match self {
             // v1 says "no limit" by a number near the largest.
-            Self::V1(directory) => read_number(&directory.join("memory.limit_in_bytes")).filter(|&limit| limit < 1 << 62),
+            Self::V1(directory) => {
+                read_number(&directory.join("memory.limit_in_bytes")).filter(|&limit| limit < 1 << 62)
+            }
             Self::V2(directory) => read_number(&directory.join("memory.max")),
         }
     }
@@ -120,7 +127,9 @@ impl Cgroup {
 
 /// The cgroup's directory, or in a container, where the host's path isn't mounted, the mount itself.
 fn existing(mount: PathBuf, path: &str, file: &str) -> Option<PathBuf> {
-    [mount.join(path), mount].into_iter().find(|directory| directory.join(file).exists())
+    [mount.join(path), mount]
+        .into_iter()
+        .find(|directory| directory.join(file).exists())
 }
 
 fn read_number(path: &Path) -> Option<u64> {
@@ -129,7 +138,8 @@ fn read_number(path: &Path) -> Option<u64> {
 
 fn field(path: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -162,7 +172,10 @@ mod tests {
         let v1 = Cgroup::find("5:memory:/a\n0::/b\n", &root).expect("v1");
         assert_eq!((v1.used_bytes(), v1.limit_bytes()), (Some(700), None));
         let v2 = Cgroup::find("0::/b\n", &root).expect("v2");
-        assert_eq!((v2.used_bytes(), v2.limit_bytes(), v2.oom_kills()), (Some(4950), Some(8000), Some(2)));
+        assert_eq!(
+            (v2.used_bytes(), v2.limit_bytes(), v2.oom_kills()),
+            (Some(4950), Some(8000), Some(2))
+        );
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -17,7 +17,9 @@ impl Signals {
             set.add(signal);
         }
         set.thread_block()?;
-        Ok(Self { descriptor: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
+        Ok(Self {
+            descriptor: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
+        })
     }
 
     /// The next signal that has arrived, if any.
