@@ -139,8 +139,3 @@ pub fn detach(args: &DetachArgs) -> Result<(), Failure> {
     println!("memray: {}", session::detach(args.pid).map_err(failed)?);
     Ok(())
 }
-
-pub fn guardian(pid: i32) -> Result<(), Failure> {
-    session::guard(pid);
-    Ok(())
-}

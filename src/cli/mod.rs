@@ -1,10 +1,13 @@
 //! Commands, flags, their help, and exit codes: 0 done, 1 failed, 2 usage.
 
+mod attach;
 mod duration;
 mod failure;
+mod reports;
 
 pub use failure::Failure;
 
+use crate::session;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,7 +41,7 @@ enum Command {
     Parse(ParseArgs),
     /// Waits until the tracking process ends and cleans up behind it
     #[command(hide = true)]
-    Guardian { pid: i32 },
+    Guardian { pid: i32, tool_pid: i32, tool_start_ticks: u64 },
 }
 
 #[derive(Args)]
@@ -126,7 +129,10 @@ pub fn run() -> ExitCode {
         Command::Detach(args) => attach::detach(&args),
         Command::Summary(args) => reports::summary(&args),
         Command::Parse(args) => reports::parse(&args),
-        Command::Guardian { pid } => attach::guardian(pid),
+        Command::Guardian { pid, tool_pid, tool_start_ticks } => {
+            session::guard(pid, tool_pid, tool_start_ticks);
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

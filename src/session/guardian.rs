@@ -18,11 +18,11 @@ const ALL_IS_WELL: u8 = b'.';
 
 impl Guardian {
     /// Starts the guardian and waits until it holds the target's descriptors.
-    pub fn start(pid: i32) -> std::io::Result<Self> {
+    pub fn start(pid: i32, own_pid: u32, own_start_ticks: u64) -> std::io::Result<Self> {
         // A process group of its own: `kill -- -PGID` must not take both. It becomes a session leader itself.
         let mut child = Command::new("/proc/self/exe")
             .arg0("memray-guardian")
-            .args(["guardian", &pid.to_string()])
+            .args(["guardian".to_owned(), pid.to_string(), own_pid.to_string(), own_start_ticks.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
