@@ -1,0 +1,102 @@
+//! What analysis works on: events, stacks by index, and the frames behind an index.
+
+/// A Python stack of a capture; equal stacks have equal indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StackIndex(pub u32);
+
+/// One event of a capture, in the order in which it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    Allocation {
+        tid: u64,
+        address: u64,
+        size: u64,
+        allocator: u8,
+        stack: StackIndex,
+        native_frame: u32,
+    },
+    Deallocation {
+        tid: u64,
+        address: u64,
+        allocator: u8,
+    },
+    Unmap {
+        tid: u64,
+        address: u64,
+        size: u64,
+    },
+    Memory {
+        rss_bytes: u64,
+        time_ms: i64,
+    },
+}
+
+/// A frame as people know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Location<'a> {
+    pub function: &'a str,
+    pub file: &'a str,
+    /// 0 where unknown.
+    pub line: u32,
+}
+
+/// Frames by stack. Implemented by the capture's reader, and by the collector for a window that just ended.
+pub trait Stacks {
+    /// The frames of `stack`, innermost first; none for an empty or unknown stack.
+    fn frames(&self, stack: StackIndex) -> impl Iterator<Item = Location<'_>>;
+}
+
+/// Name of what is not known, as upstream prints it.
+pub const UNKNOWN: &str = "???";
+
+#[cfg(test)]
+pub mod testing {
+    //! Stacks without a capture.
+
+    use super::super::heap::{LocationRow, Snapshot};
+    use super::*;
+
+    type OwnedFrame = (String, String, u32);
+
+    /// Stack `n` is the `n`th given.
+    pub struct FakeStacks(Vec<Vec<OwnedFrame>>);
+
+    impl FakeStacks {
+        /// (function, file, line) of each frame, innermost first.
+        pub fn new(stacks: &[&[(&str, &str, u32)]]) -> Self {
+            let own = |&(function, file, line): &(&str, &str, u32)| (function.to_owned(), file.to_owned(), line);
+            Self(stacks.iter().map(|frames| frames.iter().map(own).collect()).collect())
+        }
+    }
+
+    impl Stacks for FakeStacks {
+        fn frames(&self, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
+            let frames = self.0.get(stack.0 as usize).into_iter().flatten();
+            frames.map(|(function, file, line)| Location {
+                function,
+                file,
+                line: *line,
+            })
+        }
+    }
+
+    /// A snapshot of (stack, blocks, bytes).
+    pub fn snapshot(rows: &[(u32, u64, u64)]) -> Snapshot {
+        let row = |&(stack, allocations, bytes): &(u32, u64, u64)| LocationRow {
+            stack: StackIndex(stack),
+            allocator: 6,
+            allocations,
+            bytes,
+            arenas: 0,
+        };
+        let rows: Vec<_> = rows.iter().map(row).collect();
+        let total_bytes = rows.iter().map(|row| row.bytes).sum();
+        let total_allocations = rows.iter().map(|row| row.allocations).sum();
+        Snapshot {
+            rows,
+            total_bytes,
+            total_allocations,
+            peak_bytes: total_bytes,
+        }
+    }
+}
