@@ -62,35 +62,65 @@ pub fn trend(samples: &[(i64, u64)]) -> Trend {
         return Trend::TooShort;
     };
     let level_score = score(&points, sum_of_squares(&points), 1);
-    let line_score = score(&points, line.residual_squares, 2);
-    let begun = best_knot(&points, |seconds, knot| seconds.max(knot), 1..points.len() - 2);
-    let rising = match begun {
-        Some((begun, knot)) if score(&points, begun.residual_squares, 3) < line_score => Some((begun, knot, 3)),
-        _ => Some((line, 0, 2)),
+    let mut rising = Rising {
+        fit: line,
+        start_seconds: points[0].seconds,
+        score: score(&points, line.residual_squares, 2),
+        freedom: 2,
     };
-    let rising_score = rising.map_or(line_score, |(fit, _, freedom)| {
-        score(&points, fit.residual_squares, freedom)
-    });
-    if let Some((settled, settled_score)) = best_ended(&points)
-        && settled_score + ENDED_MARGIN < rising_score
-    {
-        let is_noise = level_score < settled_score || settled.abs() < CHANGE_BYTES_MIN;
+    // At least three blocks lie behind the bend.
+    let bends = bends(&points[1..points.len() - 2]);
+    if let Some((begun, bend)) = best_bend(&points, |seconds, bend| seconds.max(bend), &bends) {
+        let score = score(&points, begun.residual_squares, 3);
+        if score < rising.score {
+            rising = Rising {
+                fit: begun,
+                start_seconds: bend,
+                score,
+                freedom: 3,
+            };
+        }
+    }
+    let ended_score = ended_score(&points);
+    if ended_score < level_score && ended_score + ENDED_MARGIN < rising.score {
+        let end = &points[points.len() * 2 / 3..];
+        let settled = median(end.iter().map(|point| point.bytes).collect()) - first.1 as f64;
         return Trend::Flat {
-            settled_bytes: if is_noise { 0 } else { settled as i64 },
+            settled_bytes: if settled.abs() < CHANGE_BYTES_MIN {
+                0
+            } else {
+                settled as i64
+            },
         };
     }
-    match rising {
-        Some((fit, knot, freedom)) if rising_score < level_score => judge(&points, &fit, knot, freedom),
-        _ => Trend::Flat { settled_bytes: 0 },
+    if rising.score < level_score {
+        judge(&points, &rising)
+    } else {
+        Trend::Flat { settled_bytes: 0 }
     }
 }
 
+/// A rise (or fall) that goes on at the end.
+struct Rising {
+    fit: Fit,
+    /// Where it begins.
+    start_seconds: f64,
+    score: f64,
+    freedom: usize,
+}
+
 /// Whether a rise (or fall) that goes on is more than noise.
-fn judge(points: &[Point], fit: &Fit, knot: usize, freedom: usize) -> Trend {
+fn judge(points: &[Point], rising: &Rising) -> Trend {
+    let Rising {
+        fit,
+        start_seconds,
+        freedom,
+        ..
+    } = rising;
     let degrees = points.len() - freedom;
     let quantile = STUDENT_99[(degrees - 1).min(STUDENT_99.len() - 1)];
     let error = quantile * fit.slope_error(degrees);
-    let span = points[points.len() - 1].seconds - points[knot].seconds;
+    let span = points[points.len() - 1].seconds - start_seconds;
     if fit.slope.abs() <= error || fit.slope.abs() * span < CHANGE_BYTES_MIN {
         return Trend::Flat { settled_bytes: 0 };
     }
@@ -160,8 +190,6 @@ struct Fit {
     spread: f64,
     /// Correlation of neighbouring residuals; at least 0.
     echo: f64,
-    /// Between the first and the last point.
-    change: f64,
 }
 
 impl Fit {
@@ -195,18 +223,17 @@ fn fit(points: &[Point], abscissa: impl Fn(f64) -> f64) -> Option<Fit> {
         .collect();
     let residual_squares: f64 = residuals.iter().map(|residual| residual.powi(2)).sum();
     let neighbours: f64 = residuals.windows(2).map(|pair| pair[0] * pair[1]).sum();
+    // A correlation estimated from few points comes out too small, by about 2 in their number.
     let echo = if residual_squares > 0.0 {
-        (neighbours / residual_squares).clamp(0.0, 0.9)
+        neighbours / residual_squares + 2.0 / points.len() as f64
     } else {
         0.0
     };
-    let change = slope * (abscissa(points[points.len() - 1].seconds) - abscissa(points[0].seconds));
     Some(Fit {
         slope,
         residual_squares,
         spread,
-        echo,
-        change,
+        echo: echo.clamp(0.0, 0.9),
     })
 }
 
@@ -216,34 +243,27 @@ fn score(points: &[Point], residual_squares: f64, freedom: usize) -> f64 {
     count * (residual_squares / count + PAGE_BYTES.powi(2)).ln() + freedom as f64 * count.ln()
 }
 
-/// The best fit over the points at which the abscissa may bend.
-fn best_knot(
-    points: &[Point],
-    abscissa: impl Fn(f64, f64) -> f64,
-    knots: std::ops::Range<usize>,
-) -> Option<(Fit, usize)> {
-    knots
-        .filter_map(|knot| Some((fit(points, |seconds| abscissa(seconds, points[knot].seconds))?, knot)))
+/// Moments at which a line may bend: the points and halfway between them.
+fn bends(points: &[Point]) -> Vec<f64> {
+    let halfway = points.windows(2).map(|pair| (pair[0].seconds + pair[1].seconds) / 2.0);
+    points.iter().map(|point| point.seconds).chain(halfway).collect()
+}
+
+/// The best fit over where the abscissa may bend, and the bend.
+fn best_bend(points: &[Point], abscissa: impl Fn(f64, f64) -> f64, bends: &[f64]) -> Option<(Fit, f64)> {
+    bends
+        .iter()
+        .filter_map(|&bend| Some((fit(points, |seconds| abscissa(seconds, bend))?, bend)))
         .min_by(|(a, _), (b, _)| a.residual_squares.total_cmp(&b.residual_squares))
 }
 
-/// The better of one step and of a rise that ended in the window's first two thirds: its change and its score.
-fn best_ended(points: &[Point]) -> Option<(f64, f64)> {
-    let step = (1..points.len())
-        .map(|at| {
-            let (before, after) = points.split_at(at);
-            let level = |points: &[Point]| mean(points.iter().map(|point| point.bytes));
-            (
-                level(after) - level(before),
-                sum_of_squares(before) + sum_of_squares(after),
-            )
-        })
-        .min_by(|a, b| a.1.total_cmp(&b.1));
-    let last_knot = points.len() * 2 / 3;
-    let ramp = best_knot(points, |seconds, knot| seconds.min(knot), 1..last_knot + 1);
-    let ramp = ramp.map(|(fit, _)| (fit.change, fit.residual_squares));
-    let best = step.into_iter().chain(ramp).min_by(|a, b| a.1.total_cmp(&b.1))?;
-    Some((best.0, score(points, best.1, 3)))
+/// The better score of one step and of a rise that ended in the window's first two thirds.
+fn ended_score(points: &[Point]) -> f64 {
+    let step = (1..points.len()).map(|at| sum_of_squares(&points[..at]) + sum_of_squares(&points[at..]));
+    let bends = bends(&points[1..points.len() * 2 / 3 + 1]);
+    let ramp = best_bend(points, |seconds, bend| seconds.min(bend), &bends);
+    let ramp = ramp.map(|(fit, _)| fit.residual_squares);
+    score(points, step.chain(ramp).fold(f64::INFINITY, f64::min), 3)
 }
 
 #[cfg(test)]
