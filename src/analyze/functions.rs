@@ -127,7 +127,7 @@ pub fn functions(snapshot: &Snapshot, stacks: &impl Stacks) -> FunctionTable {
             file: UNKNOWN,
             line: 0,
         };
-        let mut frames = stacks.frames(held.stack).peekable();
+        let mut frames = stacks.frames(held.tid, held.stack).peekable();
         let stand_in = frames.peek().is_none().then_some(unknown);
         for (depth, frame) in frames.chain(stand_in).enumerate() {
             let id = building.id(frame.function, frame.file);

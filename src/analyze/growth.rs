@@ -73,7 +73,7 @@ pub fn lines(snapshot: &Snapshot, stacks: &impl Stacks, origins: &Origins<'_>, a
     let mut order: Vec<Location<'_>> = Vec::new();
     let mut by_line: FxHashMap<Location<'_>, Line<'_>> = FxHashMap::default();
     for held in &snapshot.rows {
-        let mut frames = stacks.frames(held.stack);
+        let mut frames = stacks.frames(held.tid, held.stack);
         let leaf = frames.next().unwrap_or(Location {
             function: UNKNOWN,
             file: UNKNOWN,

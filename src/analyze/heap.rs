@@ -13,6 +13,8 @@ const BLOCK_BYTES_MAX: u64 = 1 << 57;
 /// What one stack allocated through one allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocationRow {
+    /// The first thread that did.
+    pub tid: u64,
     pub stack: StackIndex,
     pub allocator: u8,
     /// Blocks, not calls: of a mapping with a hole two are left.
@@ -56,6 +58,7 @@ impl Heap {
         self.places.begin_event();
         match *event {
             Event::Allocation {
+                tid,
                 address,
                 size,
                 allocator,
@@ -63,7 +66,7 @@ impl Heap {
                 ..
             } => {
                 self.allocations_count += 1;
-                let location = self.places.id(stack, allocator);
+                let location = self.places.id(tid, stack, allocator);
                 let bytes = size.min(BLOCK_BYTES_MAX);
                 if allocator == Allocator::Mmap as u8 {
                     let places = &mut self.places;
@@ -128,6 +131,7 @@ impl Heap {
         self.snapshot(self.places.iter().map(|place| {
             let (bytes, allocations) = self.places.at_peak(place);
             LocationRow {
+                tid: place.tid,
                 stack: place.stack,
                 allocator: place.allocator,
                 allocations,
@@ -146,6 +150,7 @@ impl Heap {
             }
         }
         self.snapshot(self.places.iter().zip(arenas).map(|(place, arenas)| LocationRow {
+            tid: place.tid,
             stack: place.stack,
             allocator: place.allocator,
             allocations: place.blocks,

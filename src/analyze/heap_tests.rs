@@ -9,7 +9,7 @@ fn malloc(address: u64, size: u64, stack: u32) -> Event {
         address,
         size,
         allocator: MALLOC,
-        stack: StackIndex(stack),
+        stack,
         native_frame: 0,
     }
 }
@@ -20,7 +20,7 @@ fn mmap(address: u64, size: u64, stack: u32) -> Event {
         address,
         size,
         allocator: MMAP,
-        stack: StackIndex(stack),
+        stack,
         native_frame: 0,
     }
 }
@@ -42,7 +42,7 @@ fn rows(snapshot: &Snapshot) -> Vec<(u32, u64, u64)> {
     snapshot
         .rows
         .iter()
-        .map(|row| (row.stack.0, row.allocations, row.bytes))
+        .map(|row| (row.stack, row.allocations, row.bytes))
         .collect()
 }
 

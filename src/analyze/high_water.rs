@@ -11,6 +11,8 @@ use super::input::StackIndex;
 /// One stack that allocated through one allocator.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
+    /// The first thread that allocated here.
+    pub tid: u64,
     pub stack: StackIndex,
     pub allocator: u8,
     pub bytes: u64,
@@ -37,10 +39,10 @@ pub struct Places {
 }
 
 impl Places {
-    /// The number of this place; numbers are given in order of first appearance.
+    /// The number of this place (`tid` is kept for a new one); numbers are given in order of first appearance.
     #[inline]
-    pub fn id(&mut self, stack: StackIndex, allocator: u8) -> u32 {
-        let key = u64::from(stack.0) << 8 | u64::from(allocator);
+    pub fn id(&mut self, tid: u64, stack: StackIndex, allocator: u8) -> u32 {
+        let key = u64::from(stack) << 8 | u64::from(allocator);
         if let Some((last_key, id)) = self.last
             && last_key == key
         {
@@ -51,6 +53,7 @@ impl Places {
             let id = places.len() as u32;
             let (bytes, blocks, noted_bytes, noted_blocks, changed_at) = (0, 0, 0, 0, u64::MAX);
             places.push(Place {
+                tid,
                 stack,
                 allocator,
                 bytes,

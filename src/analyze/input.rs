@@ -1,35 +1,7 @@
 //! What analysis works on: events, stacks by index, and the frames behind an index.
 
-/// A Python stack of a capture; equal stacks have equal indices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StackIndex(pub u32);
-
-/// One event of a capture, in the order in which it happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    Allocation {
-        tid: u64,
-        address: u64,
-        size: u64,
-        allocator: u8,
-        stack: StackIndex,
-        native_frame: u32,
-    },
-    Deallocation {
-        tid: u64,
-        address: u64,
-        allocator: u8,
-    },
-    Unmap {
-        tid: u64,
-        address: u64,
-        size: u64,
-    },
-    Memory {
-        rss_bytes: u64,
-        time_ms: i64,
-    },
-}
+use crate::capture::Reader;
+pub use crate::capture::{Event, Losses, Sample, StackIndex};
 
 /// A frame as people know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,8 +14,26 @@ pub struct Location<'a> {
 
 /// Frames by stack. Implemented by the capture's reader, and by the collector for a window that just ended.
 pub trait Stacks {
-    /// The frames of `stack`, innermost first; none for an empty or unknown stack.
-    fn frames(&self, stack: StackIndex) -> impl Iterator<Item = Location<'_>>;
+    /// The frames of `stack`, innermost first; none for an empty or unknown stack. `tid` is the thread that it
+    /// was on: the outermost frames of the main thread may be the profiler's.
+    fn frames(&self, tid: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>>;
+}
+
+impl Stacks for Reader {
+    fn frames(&self, tid: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
+        let header = self.header();
+        let skipped = if tid == header.main_tid {
+            header.skipped_frames_on_main_tid
+        } else {
+            0
+        };
+        let depth = u64::from(self.stack_depth(stack)).saturating_sub(skipped);
+        self.stack_frames(stack).take(depth as usize).map(|frame| Location {
+            function: frame.function,
+            file: frame.file,
+            line: frame.line.try_into().unwrap_or(0),
+        })
+    }
 }
 
 /// Name of what is not known, as upstream prints it.
@@ -70,8 +60,8 @@ pub mod testing {
     }
 
     impl Stacks for FakeStacks {
-        fn frames(&self, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
-            let frames = self.0.get(stack.0 as usize).into_iter().flatten();
+        fn frames(&self, _: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
+            let frames = self.0.get(stack as usize).into_iter().flatten();
             frames.map(|(function, file, line)| Location {
                 function,
                 file,
@@ -83,7 +73,8 @@ pub mod testing {
     /// A snapshot of (stack, blocks, bytes).
     pub fn snapshot(rows: &[(u32, u64, u64)]) -> Snapshot {
         let row = |&(stack, allocations, bytes): &(u32, u64, u64)| LocationRow {
-            stack: StackIndex(stack),
+            tid: 1,
+            stack,
             allocator: 6,
             allocations,
             bytes,

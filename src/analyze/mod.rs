@@ -21,7 +21,7 @@ pub mod verdict;
 pub use functions::{FunctionRow, FunctionTable, SortColumn, functions};
 pub use growth::{Caller, LineRow, LineTable, lines};
 pub use heap::{Heap, LocationRow, Snapshot, arena_bytes, high_water, leaks};
-pub use input::{Event, Location, StackIndex, Stacks};
+pub use input::{Event, Location, Losses, Sample, StackIndex, Stacks};
 pub use origin::{Origin, Origins};
 pub use trend::{Trend, trend};
 pub use verdict::{Basis, Evidence, Limit, Reconcile, Verdict, verdict};

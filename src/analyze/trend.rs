@@ -23,6 +23,8 @@ const CHANGE_BYTES_MIN: f64 = 16.0 * PAGE_BYTES;
 const PAGE_BYTES: f64 = 4096.0;
 /// How much better than a straight line (in units of the criterion) a shape that has ended must be.
 const ENDED_MARGIN: f64 = 2.0;
+/// The error of a rise that began within the window is widened by this, because the bend was looked for.
+const BEND_WIDENING: f64 = 1.5;
 /// Two-sided 99 % quantiles of Student's t for 1, 2, 3… degrees of freedom.
 const STUDENT_99: [f64; 10] = [63.66, 9.92, 5.84, 4.60, 4.03, 3.71, 3.50, 3.36, 3.25, 3.17];
 
@@ -119,7 +121,8 @@ fn judge(points: &[Point], rising: &Rising) -> Trend {
     } = rising;
     let degrees = points.len() - freedom;
     let quantile = STUDENT_99[(degrees - 1).min(STUDENT_99.len() - 1)];
-    let error = quantile * fit.slope_error(degrees);
+    let widening = if *freedom > 2 { BEND_WIDENING } else { 1.0 };
+    let error = widening * quantile * fit.slope_error(degrees);
     let span = points[points.len() - 1].seconds - start_seconds;
     if fit.slope.abs() <= error || fit.slope.abs() * span < CHANGE_BYTES_MIN {
         return Trend::Flat { settled_bytes: 0 };

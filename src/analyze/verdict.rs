@@ -3,21 +3,13 @@
 //! The trend is taken from samples of memory that is really used, never from tracked bytes: those only show
 //! what was allocated since attach, so a busy process with a full cache would always seem to grow.
 
+use super::input::Sample;
 use super::trend::{Rate, Trend, trend};
-
-/// What was measured at one moment. The tool's own share has been taken out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sample {
-    pub time_ms: i64,
-    pub rss_bytes: u64,
-    /// The cgroup's usage less reclaimable cache.
-    pub cgroup_bytes: Option<u64>,
-}
 
 /// What a window brought.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evidence<'a> {
-    /// In order of time.
+    /// In order of time; the tool's own share has been taken out.
     pub samples: &'a [Sample],
     pub cgroup_limit_bytes: Option<u64>,
     /// Blocks allocated in the window and live at its end.
