@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::token::STRING_BYTES_MAX;
+use super::token::{PATH_ENTRIES_MAX, STRING_BYTES_MAX};
 
 /// First bytes of a capture, before compression.
 pub const MAGIC: [u8; 7] = *b"memray\0";
@@ -128,7 +128,8 @@ impl Header {
         if self.version != VERSION_WITHOUT_PATHS {
             put_cstr(&mut out, &self.libdest);
             for paths in [&self.site_packages, &self.sys_path] {
-                for path in paths.iter().filter(|path| !path.is_empty() && !path.starts_with('\0')) {
+                let named = paths.iter().filter(|path| !path.is_empty() && !path.starts_with('\0'));
+                for path in named.take(PATH_ENTRIES_MAX) {
                     put_cstr(&mut out, path);
                 }
                 out.push(0);
@@ -145,6 +146,113 @@ impl Header {
         out[16..24].copy_from_slice(&self.start_ms.to_le_bytes());
         out[24..].copy_from_slice(&self.end_ms.to_le_bytes());
         out
+    }
+}
+
+/// Why bytes are no header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderFault {
+    /// It may go on behind these bytes.
+    Cut,
+    Bad(&'static str),
+    Version(u32),
+}
+
+impl Header {
+    /// The header at the start of `bytes`, and its length.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), HeaderFault> {
+        let mut fields = HeaderFields { rest: bytes };
+        if fields.array::<7>()? != MAGIC {
+            return Err(HeaderFault::Bad("it does not begin with memray's magic"));
+        }
+        let version = fields.u32()?;
+        if version != VERSION && version != VERSION_WITHOUT_PATHS {
+            return Err(HeaderFault::Version(version));
+        }
+        let python_version = fields.u32()?;
+        let native_traces = fields.flag()?;
+        let [file_format] = fields.array()?;
+        let file_format = FileFormat::from_id(file_format).ok_or(HeaderFault::Bad("an unknown kind of capture"))?;
+        let mut header = Self {
+            version,
+            python_version,
+            native_traces,
+            file_format,
+            allocations_count: fields.u64()?,
+            frames_count: fields.u64()?,
+            start_ms: fields.u64()? as i64,
+            end_ms: fields.u64()? as i64,
+            command_line: fields.string()?,
+            pid: fields.u32()? as i32,
+            main_tid: fields.u64()?,
+            skipped_frames_on_main_tid: fields.u64()?,
+            python_allocator: fields.array::<1>()?[0],
+            trace_python_allocators: fields.flag()?,
+            track_object_lifetimes: fields.flag()?,
+            libdest: String::new(),
+            site_packages: Vec::new(),
+            sys_path: Vec::new(),
+        };
+        if version != VERSION_WITHOUT_PATHS {
+            header.libdest = fields.string()?;
+            header.site_packages = fields.paths()?;
+            header.sys_path = fields.paths()?;
+        }
+        Ok((header, bytes.len() - fields.rest.len()))
+    }
+}
+
+struct HeaderFields<'a> {
+    rest: &'a [u8],
+}
+
+impl HeaderFields<'_> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], HeaderFault> {
+        let (array, rest) = self.rest.split_first_chunk().ok_or(HeaderFault::Cut)?;
+        self.rest = rest;
+        Ok(*array)
+    }
+
+    fn u32(&mut self) -> Result<u32, HeaderFault> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, HeaderFault> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn flag(&mut self) -> Result<bool, HeaderFault> {
+        self.array().map(|[byte]| byte != 0)
+    }
+
+    fn string(&mut self) -> Result<String, HeaderFault> {
+        let end = self.rest.iter().take(STRING_BYTES_MAX + 1).position(|&byte| byte == 0);
+        let Some(end) = end else {
+            let too_long = self.rest.len() > STRING_BYTES_MAX;
+            return Err(if too_long {
+                HeaderFault::Bad("a string that does not end")
+            } else {
+                HeaderFault::Cut
+            });
+        };
+        let text = String::from_utf8_lossy(&self.rest[..end]).into_owned();
+        self.rest = &self.rest[end + 1..];
+        Ok(text)
+    }
+
+    /// Strings up to an empty one.
+    fn paths(&mut self) -> Result<Vec<String>, HeaderFault> {
+        let mut paths = Vec::new();
+        loop {
+            let path = self.string()?;
+            if path.is_empty() {
+                return Ok(paths);
+            }
+            if paths.len() >= PATH_ENTRIES_MAX {
+                return Err(HeaderFault::Bad("a list of paths that does not end"));
+            }
+            paths.push(path);
+        }
     }
 }
 
