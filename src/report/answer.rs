@@ -77,10 +77,15 @@ pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &m
         text.say("The target ended:", &format!("{end}."))?;
     }
     if answer.oom_kills_count > 0 {
-        let processes = format::counted(answer.oom_kills_count, "process").replace("processs", "processes");
+        let count = format::count(answer.oom_kills_count);
+        let processes = if answer.oom_kills_count == 1 {
+            "process"
+        } else {
+            "processes"
+        };
         text.say(
             "Out of memory:",
-            &format!("the kernel killed {processes} of the target's cgroup meanwhile."),
+            &format!("the kernel killed {count} {processes} of the target's cgroup meanwhile."),
         )?;
     }
     write_trend(answer.verdict, &mut text)?;
@@ -100,13 +105,13 @@ pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &m
             &format!("{left_over} of address space stay in the target, unused; the next attach reuses them."),
         )?;
     }
-    text.say(
+    text.command(
         "More lines:",
         &format!("memray summary --leaks -r 50 {}", answer.capture),
     )
 }
 
-/// Sentences, wrapped.
+/// Sentences, wrapped, and commands, which are not: a command in two lines can't be copied.
 struct Text<'a, W: Write> {
     width: usize,
     paint: Paint,
@@ -117,9 +122,10 @@ impl<W: Write> Text<'_, W> {
     /// Writes a headline and what it says; further lines are indented.
     fn say(&mut self, headline: &str, sentence: &str) -> io::Result<()> {
         let text = format!("{headline} {sentence}");
-        let mut lines = wrap(&text, self.width);
+        let text = text.trim_start();
+        let mut lines = wrap(text, self.width);
         if lines.len() > 1 {
-            lines = wrap(&text, self.width.saturating_sub(2));
+            lines = wrap(text, self.width.saturating_sub(2));
         }
         for (index, line) in lines.iter().enumerate() {
             match line.strip_prefix(headline) {
@@ -131,6 +137,11 @@ impl<W: Write> Text<'_, W> {
             }
         }
         Ok(())
+    }
+
+    fn command(&mut self, headline: &str, command: &str) -> io::Result<()> {
+        self.paint.write(Style::Title, headline, self.out)?;
+        writeln!(self.out, " {command}")
     }
 }
 
@@ -202,7 +213,7 @@ fn write_reconcile(reconcile: &Reconcile, text: &mut Text<'_, impl Write>) -> io
     let sign = if reconcile.unexplained_bytes < 0 { '-' } else { '+' };
     let unexplained = format::bytes_short(reconcile.unexplained_bytes.unsigned_abs());
     let line = format!("RSS grew {grew} = tracked live {live} - old frees {freed} {sign} unexplained {unexplained}");
-    writeln!(text.out, "{line}")?;
+    text.say("", &line)?;
     let count = format::counted(reconcile.old_frees_count, "block");
     let meaning =
         format!("Tracked live: allocated since attach, not freed. Old frees: {count} from before attach, freed since.");
@@ -237,17 +248,17 @@ fn write_arenas(answer: &Answer<'_>, text: &mut Text<'_, impl Write>) -> io::Res
         format::bytes_short(table.arena_bytes),
     );
     let arenas = format::counted(table.arenas, "arena");
-    let advice = match answer.small_objects_command {
-        Some(command) => format!("To see them one by one: {command}"),
-        None => "A line with many arenas makes many small objects.".to_owned(),
-    };
     text.say(
         "Small objects:",
         &format!(
             "{bytes} of it are {arenas} of {each} (pymalloc), where Python keeps objects of up to 512 bytes \
-             (small dicts, strings, instances). The line shown is the one that needed one more arena. {advice}"
+             (small dicts, strings, instances). The line shown is the one that needed one more arena, so a line with many arenas makes many small objects."
         ),
-    )
+    )?;
+    match answer.small_objects_command {
+        Some(command) => text.command("  To see them one by one:", command),
+        None => Ok(()),
+    }
 }
 
 fn write_losses(losses: &LossSummary, text: &mut Text<'_, impl Write>) -> io::Result<()> {

@@ -147,9 +147,9 @@ mod tests {
         assert_eq!(fit(30), "handle_request at views.py:123");
         assert_eq!(fit(29), "…ndle_request at views.py:123");
         assert_eq!(fit(20), "…est at views.py:123");
-        assert_eq!(fit(19), "…ervice/views.py:123");
+        assert_eq!(fit(19), "…rvice/views.py:123");
         assert_eq!(fit(12), "views.py:123");
-        assert_eq!(fit(8), "…py:123");
+        assert_eq!(fit(8), "….py:123");
     }
 
     #[test]
