@@ -46,7 +46,6 @@ impl Progress {
     pub fn update(&self, state: &ProgressState) {
         if !self.bar.is_hidden() {
             self.bar.set_message(line(state));
-            self.bar.tick();
         }
     }
 
@@ -54,7 +53,6 @@ impl Progress {
     pub fn say(&self, sentence: &str) {
         if !self.bar.is_hidden() {
             self.bar.set_message(sentence.to_owned());
-            self.bar.tick();
         }
     }
 
@@ -77,12 +75,13 @@ fn line(state: &ProgressState) -> String {
         Some(remaining) => format!("{elapsed} · {} left", format::seconds(remaining.as_secs_f64())),
         None => format!("{elapsed} · Ctrl-C ends"),
     };
-    let live = format::bytes_short(state.live_bytes);
-    let rate = format::count(state.allocations_per_second.max(0.0).round() as u64);
-    line += &format!(" · live since attach {live} · {rate} allocations/s");
+    // Before the rest, which a narrow terminal cuts off.
     if state.lost_count > 0 {
         line += &format!(" · {} lost", format::count(state.lost_count));
     }
+    let live = format::bytes_short(state.live_bytes);
+    let rate = format::count(state.allocations_per_second.max(0.0).round() as u64);
+    line += &format!(" · live since attach {live} · {rate} allocations/s");
     line
 }
 
@@ -109,7 +108,7 @@ mod tests {
         };
         assert_eq!(
             line(&endless),
-            "2 min 5 s · Ctrl-C ends · live since attach 123MB · 123,457 allocations/s · 1,200 lost"
+            "2 min 5 s · Ctrl-C ends · 1,200 lost · live since attach 123MB · 123,457 allocations/s"
         );
     }
 }
