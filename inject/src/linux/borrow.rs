@@ -197,7 +197,8 @@ impl<'a> Borrowed<'a> {
         };
         // Registers before the mask: dying in between must not leave a thread with all signals blocked.
         this.is_borrowed = true;
-        this.tracee()?.set_registers(&this.borrowed)?;
+        let borrowed = this.borrowed;
+        this.tracee()?.set_registers(&borrowed)?;
         this.tracee()?.set_signal_mask(u64::MAX)?;
         Ok((this, stopped))
     }

@@ -5,6 +5,9 @@ use super::process::Process;
 /// Threads that are looked at in a large process.
 const THREADS_MAX: usize = 64;
 
+/// `asm/unistd_64.h`; libc has no name for it.
+const SYS_IO_PGETEVENTS: i64 = 333;
+
 /// What stopping a thread would do to it, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Suitability {
@@ -69,7 +72,7 @@ fn classify(syscall: &str) -> Suitability {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => timed_by_int(3),
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => timed_by_pointer(3),
         libc::SYS_rt_sigtimedwait => timed_by_pointer(2),
-        libc::SYS_io_getevents | libc::SYS_io_pgetevents => timed_by_pointer(4),
+        libc::SYS_io_getevents | SYS_IO_PGETEVENTS => timed_by_pointer(4),
         // Could carry a time limit in the socket (SO_RCVTIMEO); most don't, and then restarting is exact.
         libc::SYS_semop | libc::SYS_msgrcv | libc::SYS_msgsnd | libc::SYS_io_uring_enter => false,
         _ => return Suitability::RestartsExactly,
