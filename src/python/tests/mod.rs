@@ -1,1 +1,9 @@
+//! The room against real interpreters: every CPython of pyenv and the system's, running small programs that
+//! print what they know about themselves.
 
+mod description;
+mod images;
+mod interpreters;
+mod refusals;
+mod stacks;
+mod target;
