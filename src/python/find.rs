@@ -7,7 +7,7 @@ use super::debug_offsets::DebugOffsets;
 use super::error::FindError;
 use super::layout::Layout;
 use super::machine_code;
-use super::memory::{Image, Memory, at};
+use super::memory::{Image, Memory, at, is_pointer};
 use super::version::Version;
 
 /// How far into `_PyRuntime` the list of interpreters is looked for where it isn't where the table says.
@@ -235,12 +235,12 @@ fn locate<I: Image>(
 
 /// Whether the word at `offset` points to an interpreter: its first thread points back to it.
 fn is_interpreter_list(memory: &dyn Memory, address: u64, offset: u32, layout: &Layout) -> bool {
-    let plausible = |pointer: &u64| *pointer != 0 && pointer % 8 == 0;
     let word = |address: u64| memory.u64(address).ok();
-    let Some(interpreter) = word(at(address, offset)).filter(plausible) else {
+    let pointer = |address: u64| word(address).filter(|&it| is_pointer(it));
+    let Some(interpreter) = pointer(at(address, offset)) else {
         return false;
     };
-    let Some(thread) = word(at(interpreter, layout.interpreter.threads_head)).filter(plausible) else {
+    let Some(thread) = pointer(at(interpreter, layout.interpreter.threads_head)) else {
         return false;
     };
     word(at(thread, layout.thread.interp)) == Some(interpreter)

@@ -44,6 +44,11 @@ pub(super) fn at(base: u64, offset: u32) -> u64 {
     base.wrapping_add(u64::from(offset))
 }
 
+/// Whether a word can be the address of a structure: aligned and not null.
+pub(super) fn is_pointer(word: u64) -> bool {
+    word != 0 && word.is_multiple_of(8)
+}
+
 impl dyn Memory + '_ {
     pub(super) fn array<const N: usize>(&self, address: u64) -> Result<[u8; N], ReadError> {
         let mut bytes = [0; N];

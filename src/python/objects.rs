@@ -2,7 +2,7 @@
 //! not what was asked for, torn, or beyond a bound: nothing here is worth an error.
 
 use super::layout::{DictKeys, Layout};
-use super::memory::{Memory, at, u32_in, u64_in};
+use super::memory::{Memory, at, is_pointer, u32_in, u64_in};
 
 /// `tp_flags` of a type and its subtypes (`Py_TPFLAGS_…_SUBCLASS`).
 const LIST_FLAG: u64 = 1 << 25;
@@ -21,8 +21,7 @@ const DICT_ENTRIES_MAX: u64 = 1 << 17;
 const DICT_LOG2_INDEX_MAX: u8 = 24;
 
 fn has_flag(memory: &dyn Memory, layout: &Layout, object: u64, flag: u64) -> bool {
-    object != 0
-        && object % 8 == 0
+    is_pointer(object)
         && memory
             .u64(at(object, layout.object.ob_type))
             .and_then(|kind| memory.u64(at(kind, layout.object.type_flags)))
@@ -146,7 +145,7 @@ pub(super) fn strings(memory: &dyn Memory, layout: &Layout, object: u64) -> Opti
 
 /// The dict of a module.
 pub(super) fn module_dict(memory: &dyn Memory, layout: &Layout, module: u64) -> Option<u64> {
-    if module == 0 || module % 8 != 0 {
+    if !is_pointer(module) {
         return None;
     }
     memory.u64(at(module, layout.object.module_dict)).ok()
@@ -227,7 +226,7 @@ impl Entries {
 fn is_ascii_string(memory: &dyn Memory, layout: &Layout, object: u64, wanted: &str) -> bool {
     let unicode = &layout.unicode;
     let data = unicode.ascii_data as usize;
-    if object == 0 || object % 8 != 0 {
+    if !is_pointer(object) {
         return false;
     }
     // A shorter string may end where its mapping ends; then it isn't the one.

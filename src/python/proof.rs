@@ -75,6 +75,8 @@ fn attempt(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &HashS
     }
     let mut code_type = None;
     let walked = walk_all(memory, runtime, &states, &mut code_type)?;
+    // The type of the first code object, which every other had, too.
+    let code_type = code_type.ok_or(ProofError::NoFrames { threads: states.len() })?;
 
     let descriptors = Descriptor::collect(memory, &states);
     if descriptors.is_empty() {
@@ -109,9 +111,6 @@ fn attempt(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &HashS
         .find(|it| it.is_main)
         .and_then(|it| it.tid)
         .unwrap_or(leader_tid);
-    // No walk yet has seen code only where no thread has a frame; then the first candidate is right or the
-    // payload's own check of the type finds no frames.
-    let code_type = code_type.or(runtime.code_types.first().copied()).unwrap_or(0);
     Ok(Proof {
         layout: wire_layout(runtime, recipe, code_type),
         tid_offset,

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use super::error::ProofError;
 use super::find::Runtime;
-use super::memory::{Memory, at, u32_in, u64_in};
+use super::memory::{Memory, at, is_pointer, u32_in, u64_in};
 use super::threads::ThreadState;
 
 /// `struct pthread` is 0x900 bytes; its first 0x100 are the thread control block and padding.
@@ -47,7 +47,7 @@ impl Descriptor {
                 last.states.push(state);
                 continue;
             }
-            if state.thread_id == 0 || state.thread_id % 8 != 0 {
+            if !is_pointer(state.thread_id) {
                 continue;
             }
             let bytes = memory.bytes_up_to(state.thread_id, SEARCH_TO);
@@ -78,7 +78,7 @@ impl Descriptor {
 
     /// Sequence number and value in the block that the word at `offset` points to.
     fn second_level(&self, memory: &dyn Memory, offset: usize, second: u32) -> Option<(u64, u64)> {
-        let block = u64_in(&self.bytes, offset).filter(|it| *it != 0 && it % 8 == 0)?;
+        let block = u64_in(&self.bytes, offset).filter(|&it| is_pointer(it))?;
         let data: [u8; 16] = memory.array(at(block, second - 8)).ok()?;
         key_data(&data, 8)
     }

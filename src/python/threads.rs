@@ -2,7 +2,7 @@
 
 use super::error::ProofError;
 use super::find::Runtime;
-use super::memory::{Memory, at};
+use super::memory::{Memory, at, is_pointer};
 
 /// More interpreters than any program has.
 const INTERPRETERS_MAX: usize = 4096;
@@ -60,7 +60,7 @@ pub(super) fn thread_states(memory: &dyn Memory, runtime: &Runtime) -> Result<Ve
                     address: next,
                 });
             }
-            if next % 8 != 0 {
+            if !is_pointer(next) {
                 return Err(ProofError::ThreadList {
                     check: "misaligned thread",
                     address: next,

@@ -2,11 +2,12 @@
 //! may run meanwhile: a failure is tried again by the caller.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::error::WalkError;
 use super::find::Runtime;
 use super::layout::{Instruction, Layout};
-use super::memory::{Memory, ReadError, at, u32_in, u64_in};
+use super::memory::{Memory, ReadError, at, is_pointer, u32_in, u64_in};
 use super::objects;
 
 /// Frames looked at in one thread. A stack that is deeper is sound so far and simply not followed further:
@@ -50,7 +51,7 @@ pub(super) fn walk(
         if frame == 0 {
             break;
         }
-        if frame % 8 != 0 {
+        if !is_pointer(frame) {
             return Err(WalkError::Misaligned {
                 what: "frame",
                 address: frame,
@@ -82,7 +83,7 @@ fn innermost(memory: &dyn Memory, layout: &Layout, tstate: u64) -> Result<u64, W
     let Some(offset) = layout.thread.cframe_frame else {
         return Ok(first);
     };
-    if first == 0 || first % 8 != 0 {
+    if !is_pointer(first) {
         return Err(WalkError::Misaligned {
             what: "cframe",
             address: first,
@@ -147,7 +148,7 @@ fn check_code(
     codes: &mut CodeCache,
     code: u64,
 ) -> Result<(), WalkError> {
-    if code == 0 || code % 8 != 0 {
+    if !is_pointer(code) {
         return Err(WalkError::Misaligned {
             what: "code object",
             address: code,
@@ -162,8 +163,8 @@ fn check_code(
         return Err(WalkError::CodeType { code, type_found });
     }
     *code_type = Some(type_found);
-    if !codes.contains_key(&code) {
-        codes.insert(code, read_code(memory, &runtime.layout, code)?);
+    if let Entry::Vacant(entry) = codes.entry(code) {
+        entry.insert(read_code(memory, &runtime.layout, code)?);
     }
     Ok(())
 }

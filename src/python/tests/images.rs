@@ -96,10 +96,10 @@ pub fn images(pid: u32) -> Vec<ElfImage> {
             continue;
         }
         let parsed = PARSED.with_borrow_mut(|cache| {
+            // Of a process in a chroot, maps has the paths from our root; in a container, from its own.
+            let inside = format!("/proc/{pid}/root{path}");
             let entry = cache.entry(path.to_owned());
-            entry
-                .or_insert_with(|| parse(&format!("/proc/{pid}/root{path}")))
-                .clone()
+            entry.or_insert_with(|| parse(&inside).or_else(|| parse(path))).clone()
         });
         let Some((is_fixed, segments, symbols)) = parsed else {
             continue;

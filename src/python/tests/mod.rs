@@ -5,5 +5,6 @@ mod description;
 mod images;
 mod interpreters;
 mod refusals;
+mod roots;
 mod stacks;
 mod target;
