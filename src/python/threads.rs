@@ -6,8 +6,8 @@ use super::memory::{Memory, at, is_pointer};
 
 /// More interpreters than any program has.
 const INTERPRETERS_MAX: usize = 4096;
-/// More threads than the kernel's default pid_max lets a process have.
-const THREADS_MAX: usize = 1 << 17;
+/// More threads than the kernel's classic pid_max (32,768) lets a process have.
+const THREADS_MAX: usize = 1 << 15;
 
 /// One `PyThreadState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

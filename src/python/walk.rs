@@ -140,7 +140,7 @@ fn instruction_inside(layout: &Layout, fields: &[u8], code: u64, code_bytes: u64
     }
 }
 
-/// Checks the object that a frame calls its code: its type at every sight, its fields at the first.
+/// Checks the object that a frame calls its code, at its first sight in this proof.
 fn check_code(
     memory: &dyn Memory,
     runtime: &Runtime,
@@ -148,6 +148,9 @@ fn check_code(
     codes: &mut CodeCache,
     code: u64,
 ) -> Result<(), WalkError> {
+    let Entry::Vacant(entry) = codes.entry(code) else {
+        return Ok(());
+    };
     if !is_pointer(code) {
         return Err(WalkError::Misaligned {
             what: "code object",
@@ -162,10 +165,8 @@ fn check_code(
     if !is_code {
         return Err(WalkError::CodeType { code, type_found });
     }
+    entry.insert(read_code(memory, &runtime.layout, code)?);
     *code_type = Some(type_found);
-    if let Entry::Vacant(entry) = codes.entry(code) {
-        entry.insert(read_code(memory, &runtime.layout, code)?);
-    }
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 //! print what they know about themselves.
 
 mod description;
+mod embedded;
+mod hostile;
 mod images;
 mod interpreters;
 mod refusals;
