@@ -1,1 +1,3 @@
 //! Attach, the window, detach, repair.
+
+pub mod payload;
