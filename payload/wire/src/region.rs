@@ -38,6 +38,20 @@ pub const fn region_bytes(ring_slots: u64) -> u64 {
 ///   number of slots, because a reservation is made by compare-and-swap after checking for room;
 /// - a position's slot belongs to its reserver until `tail` has passed it;
 /// - the counters only grow.
+///
+/// Modules. The hooks of dlopen, dlmopen and dlclose run *before* the real function (their tail jump keeps the
+/// caller's return address), so a scan that they ask for may come too early. The hook of dlsym therefore asks
+/// once more:
+/// 1. dlopen, dlmopen, dlclose: set `modules_pending` here and in the thread's own entry, add 1 to
+///    `modules_changed`, wake the tool if `tool_sleeps`.
+/// 2. dlsym: if either mark stands, clear both, add 1 to `modules_changed` and wake: the load that this thread
+///    started has returned, so a scan that starts now finds it. The thread's own mark is what makes this exact: the shared
+///    one may be taken by a dlsym of another thread while the load still runs.
+/// 3. dlsym then reads `modules_changed` and, while the heartbeat is recent, waits (2 ms a slice, 20 ms at
+///    most) until `modules_hooked` has reached that value.
+/// 4. The tool: copy `modules_changed`, scan and hook, store the copy in `modules_hooked` with release, wake all
+///    waiters on its low half. Before it sleeps: `tool_sleeps = 1` (sequentially consistent, matched by the
+///    writers' increment), then FUTEX_WAIT on `modules_changed` with the low half of that copy; afterwards 0.
 #[repr(C)]
 pub struct RegionHeader {
     /// Next position to reserve. Written by compare-and-swap (acquire and release are carried by the slots'
@@ -49,11 +63,12 @@ pub struct RegionHeader {
     pub tail: AtomicU64,
     /// Time-stamp counter of the tool's last sign of life. A writer waits for room only while this is recent.
     pub heartbeat_ticks: AtomicU64,
-    /// The last [`Self::modules_changed`] whose modules the tool has hooked. A futex: the dlsym hook waits on
-    /// its low half.
+    /// The last [`Self::modules_changed`] whose modules the tool has hooked; see "Modules" above. A futex: the
+    /// dlsym hook waits on its low half, without FUTEX_PRIVATE_FLAG.
     pub modules_hooked: AtomicU64,
     _tail_line: [u64; 5],
-    /// Counts calls of dlopen, dlmopen and dlclose. A futex: the tool sleeps on its low half.
+    /// Counts the reasons to look for new modules; see "Modules" above. A futex: the tool sleeps on its low
+    /// half, without FUTEX_PRIVATE_FLAG.
     pub modules_changed: AtomicU64,
     /// Set to [`ABANDONED`] by a writer that found the ring full and the heartbeat too old; hooks then pass
     /// through. The tool, should it still live, sets it back to 0.
@@ -64,7 +79,10 @@ pub struct RegionHeader {
     pub wait_window_ticks: AtomicU64,
     /// Ticks waited by all threads in that window.
     pub wait_used_ticks: AtomicU64,
-    _writers_line: [u64; 4],
+    /// 1 once a module may have changed since the last dlsym that asked for a scan; see "Modules" above.
+    pub modules_pending: AtomicU32,
+    _writers_pad: u32,
+    _writers_line: [u64; 3],
     pub losses: Losses,
 }
 
@@ -93,7 +111,9 @@ pub struct Losses {
 }
 
 /// One thread's entry. Found by the thread pointer; only that thread writes it, apart from the tool, which
-/// sets `thread_pointer` back to 0 once the thread is dead.
+/// frees it once the thread is dead: first `tid` by compare-and-swap from the dead one to 0 (a new thread with
+/// the same thread pointer has put its own there: then leave it), then `thread_pointer` by compare-and-swap to 0.
+/// An entry with a thread pointer and tid 0 is just being claimed: leave it.
 #[repr(C, align(64))]
 pub struct ThreadEntry {
     pub thread_pointer: AtomicU64,
@@ -105,7 +125,10 @@ pub struct ThreadEntry {
     pub busy_passes: AtomicU32,
     /// 1 once a THREAD record for (`thread_pointer`, `tid`) was committed.
     pub announced: AtomicU32,
-    _rest: [u64; 5],
+    /// 1 once this thread called dlopen, dlmopen or dlclose and no dlsym since.
+    pub modules_pending: AtomicU32,
+    _rest_pad: u32,
+    _rest: [u64; 4],
 }
 
 /// A busy mark left behind by siglongjmp must not blind a thread for ever (hazard 17).

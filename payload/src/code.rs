@@ -1,0 +1,186 @@
+//! Code objects: what identifies one, and the definition that is sent at first sight. Strings and line table are
+//! only copied; the tool decodes.
+
+use crate::load::{half, unaligned, word};
+use crate::mix::{SALT, fold, id_from};
+use crate::ring::{Payload, Ring};
+use wire::NONE;
+use wire::config::PythonLayout;
+use wire::ring::{CodeHead, Kind, LINETABLE_BYTES_MAX, STRING_BYTES_MAX, slots_for};
+
+/// What names a code object. Its address is reused by the next one, so the id is made of everything that differs
+/// between two code objects which a session may meet at one address: the addresses of its name, file name and line table,
+/// its first line, and from 3.12 its version, which no other has. Before there were versions, length and first
+/// bytes of the line table stand in, since the table's address is as easily reused.
+///
+/// # Safety
+/// `code` is a code object that a frame of this thread holds, and `layout` was proven for this process.
+#[inline(always)]
+pub unsafe fn code_id(layout: &PythonLayout, code: u64) -> u64 {
+    // SAFETY: fields of a live code object.
+    let (name, filename, table, line, version) = unsafe {
+        let table = word(code + layout.code_linetable as u64);
+        let version = match layout.code_version {
+            NONE => table_digest(layout, table),
+            offset => half(code + offset as u64) as u64,
+        };
+        (
+            word(code + layout.code_name as u64),
+            word(code + layout.code_filename as u64),
+            table,
+            half(code + layout.code_firstlineno as u64) as u64,
+            version,
+        )
+    };
+    let addresses = fold(code ^ SALT[1], name ^ SALT[2]) ^ fold(filename ^ SALT[3], table ^ SALT[4]);
+    id_from(fold(addresses ^ SALT[5], version ^ line.rotate_left(32) ^ SALT[6]))
+}
+
+/// Length and first eight bytes of a line table.
+///
+/// # Safety
+/// `table` is 0 or a bytes object that is held.
+#[inline(always)]
+unsafe fn table_digest(layout: &PythonLayout, table: u64) -> u64 {
+    if table == 0 {
+        return 0;
+    }
+    let data = table + layout.bytes_data as u64;
+    // SAFETY: size and content of a live bytes object. A shorter content than eight bytes is loaded together with the
+    // header's bytes before it, which are then shifted out.
+    let (bytes, start) = unsafe {
+        let bytes = word(table + layout.bytes_size as u64);
+        let start = match bytes {
+            0 => 0,
+            1..8 => unaligned(data + bytes - 8) >> (64 - 8 * bytes),
+            _ => unaligned(data),
+        };
+        (bytes, start)
+    };
+    fold(start ^ SALT[7], bytes ^ SALT[0])
+}
+
+/// A string as it will be sent.
+#[derive(Clone, Copy)]
+struct Text {
+    address: u64,
+    bytes: usize,
+    kind: u8,
+    cut: bool,
+}
+
+/// Nothing to send; `cut` where there should have been.
+const fn no_text(cut: bool) -> Text {
+    Text {
+        address: 0,
+        bytes: 0,
+        kind: 0,
+        cut,
+    }
+}
+
+/// Where the characters of a str are: PEP 393. `state`: bits 2–4 bytes a character, bit 5 compact, bit 6 ASCII.
+/// A string that is not compact (an instance of a subclass) is left out.
+///
+/// # Safety
+/// `string` is 0 or a str that is held.
+unsafe fn text(layout: &PythonLayout, string: u64) -> Text {
+    const COMPACT: u32 = 1 << 5;
+    const ASCII: u32 = 1 << 6;
+    if string == 0 {
+        return no_text(true);
+    }
+    // SAFETY: the header of a live str.
+    let (state, length) = unsafe {
+        (
+            half(string + layout.unicode_state as u64),
+            word(string + layout.unicode_length as u64),
+        )
+    };
+    let character_bytes = state >> 2 & 7;
+    if state & COMPACT == 0 || !matches!(character_bytes, 1 | 2 | 4) {
+        return no_text(true);
+    }
+    let ascii = state & ASCII != 0;
+    let data = if ascii {
+        layout.unicode_ascii_data
+    } else {
+        layout.unicode_compact_data
+    };
+    let characters_max = STRING_BYTES_MAX as u64 / character_bytes as u64;
+    Text {
+        address: string + data as u64,
+        bytes: (length.min(characters_max) * character_bytes as u64) as usize,
+        kind: if ascii { 0 } else { character_bytes as u8 },
+        cut: length > characters_max,
+    }
+}
+
+/// The line table as it will be sent: whole or not at all, since half of one misleads.
+///
+/// # Safety
+/// `table` is 0 or a bytes object that is held.
+unsafe fn line_table(layout: &PythonLayout, table: u64) -> Text {
+    if table == 0 {
+        return no_text(true);
+    }
+    // SAFETY: the header of a live bytes object.
+    let bytes = unsafe { word(table + layout.bytes_size as u64) };
+    if bytes > LINETABLE_BYTES_MAX as u64 {
+        return no_text(true);
+    }
+    Text {
+        address: table + layout.bytes_data as u64,
+        bytes: bytes as usize,
+        kind: 0,
+        cut: false,
+    }
+}
+
+/// Sends the definition of a code object. False: it is not whole in the ring.
+///
+/// # Safety
+/// `code` is a code object that a frame of this thread holds, and `layout` was proven for this process.
+pub unsafe fn send(layout: &PythonLayout, ring: Ring, thread: u16, id: u64, code: u64) -> bool {
+    // SAFETY: fields of a live code object, which holds its strings and its line table.
+    let (parts, firstlineno) = unsafe {
+        let filename = text(layout, word(code + layout.code_filename as u64));
+        let name = text(layout, word(code + layout.code_name as u64));
+        let qualname = match layout.code_qualname {
+            NONE => no_text(false),
+            offset => text(layout, word(code + offset as u64)),
+        };
+        let table = line_table(layout, word(code + layout.code_linetable as u64));
+        (
+            [filename, name, qualname, table],
+            half(code + layout.code_firstlineno as u64),
+        )
+    };
+    let bytes = parts.iter().fold(size_of::<CodeHead>(), |sum, part| sum + part.bytes);
+    let Some(first) = ring.reserve(slots_for(bytes) as u64) else {
+        return false;
+    };
+    let head_whole = ring.commit(first, thread, Kind::Code, 0, [id, bytes as u64, 0]);
+    let mut payload = Payload::new(ring, thread, first.wrapping_add(1));
+    push_head(&mut payload, code, firstlineno, &parts);
+    for part in &parts {
+        // SAFETY: the characters of a live str or the content of a live bytes object, cut to its length.
+        unsafe { payload.push_bytes(part.address, part.bytes) };
+    }
+    payload.finish() && head_whole
+}
+
+/// The fields of [`CodeHead`] in their order in memory, little-endian.
+fn push_head(payload: &mut Payload, code: u64, firstlineno: u32, parts: &[Text; 4]) {
+    payload.push(code, 8);
+    payload.push(firstlineno as u64, 4);
+    for part in parts {
+        payload.push(part.bytes as u64, 4);
+    }
+    let [filename, name, qualname, table] = parts;
+    for kind in [filename.kind, name.kind, qualname.kind] {
+        payload.push(kind as u64, 1);
+    }
+    let cut = filename.cut as u64 | (name.cut as u64) << 1 | (qualname.cut as u64) << 2 | (table.cut as u64) << 3;
+    payload.push(cut, 1);
+}

@@ -1,0 +1,152 @@
+//! Which stack is this: its id, and its definition where the tool does not know it.
+//!
+//! Three walks over the same frames instead of one with a scratch array: the first makes the id and is all that
+//! happens for a known stack; the others run once for each new one.
+
+use crate::code::{self, code_id};
+use crate::mix::{SALT, fold, id_from};
+use crate::session::count;
+use crate::thread::Recording;
+use crate::walk::{Frame, Start, Step, Walk, innermost};
+use wire::config::PythonLayout;
+use wire::ring::{Kind, STACK_EMPTY, STACK_UNKNOWN};
+
+/// Frames in one continuation slot: twice 12 bytes.
+const FRAMES_PER_SLOT: u64 = 2;
+
+/// The stack id of an event of this thread, now. If the tool was not sent its definition before, it is sent now; should
+/// that fail, it is tried again at the next event with this stack.
+#[inline]
+pub fn id_here(thread: &Recording) -> u64 {
+    if !thread.session.walks {
+        return STACK_EMPTY;
+    }
+    let layout = &thread.session.config.python;
+    // SAFETY: the tool sets `enabled` only with a layout that it proved; the thread pointer is this thread's own.
+    let innermost = match unsafe { innermost(layout, thread.identity.thread_pointer) } {
+        Start::Empty => return STACK_EMPTY,
+        Start::Unsafe => return STACK_UNKNOWN,
+        Start::Frame(frame) => frame,
+    };
+    let Some((id, frames)) = identify(layout, innermost) else {
+        return STACK_UNKNOWN;
+    };
+    if frames == 0 {
+        return STACK_EMPTY;
+    }
+    if !thread.session.sent_stacks().contains(id) {
+        define(thread, id, innermost, frames);
+    }
+    id
+}
+
+/// First walk: the id of the stack and the number of its frames.
+#[inline(always)]
+fn identify(layout: &PythonLayout, innermost: u64) -> Option<(u64, u64)> {
+    // SAFETY: `innermost` was found in this hook, by this layout.
+    let mut walk = unsafe { Walk::new(layout, innermost) };
+    let (mut hash, mut frames) = (SALT[0], 0);
+    loop {
+        match walk.step() {
+            Step::Frame(frame) => {
+                // SAFETY: a code object of the walk.
+                let id = unsafe { code_id(layout, frame.code) };
+                hash = fold(hash ^ id, frame.position as u64 ^ SALT[1]);
+                frames += 1;
+            }
+            Step::End => return Some((id_from(fold(hash ^ SALT[2], frames ^ SALT[3])), frames)),
+            Step::Broken => return None,
+        }
+    }
+}
+
+/// Second and third walk: the code objects that the tool does not know, then the stack.
+#[cold]
+#[inline(never)]
+fn define(thread: &Recording, id: u64, innermost: u64, frames: u64) {
+    // A stack whose code is unknown would be worth nothing, and once noted as sent its code would not be sent again.
+    if send_codes(thread, innermost) && send_stack(thread, id, innermost, frames) {
+        thread.session.sent_stacks().insert(id);
+    }
+}
+
+fn send_codes(thread: &Recording, innermost: u64) -> bool {
+    let layout = &thread.session.config.python;
+    let (sent, ring) = (thread.session.sent_codes(), thread.session.ring());
+    // SAFETY: `innermost` was found in this hook, by this layout.
+    let mut walk = unsafe { Walk::new(layout, innermost) };
+    loop {
+        let frame = match walk.step() {
+            Step::Frame(frame) => frame,
+            Step::End => return true,
+            Step::Broken => return false,
+        };
+        // SAFETY: a code object of the walk.
+        let id = unsafe { code_id(layout, frame.code) };
+        if sent.contains(id) {
+            continue;
+        }
+        // SAFETY: as above.
+        if !unsafe { code::send(layout, ring, thread.index, id, frame.code) } {
+            count(&thread.session.header().losses.definitions_full);
+            return false;
+        }
+        sent.insert(id);
+    }
+}
+
+fn send_stack(thread: &Recording, id: u64, innermost: u64, frames: u64) -> bool {
+    let (layout, ring) = (&thread.session.config.python, thread.session.ring());
+    let frames_per_piece = ring.record_slots_max().saturating_sub(1) * FRAMES_PER_SLOT;
+    // SAFETY: `innermost` was found in this hook, by this layout.
+    let mut walk = unsafe { Walk::new(layout, innermost) };
+    let mut first_frame = 0;
+    let mut whole = frames_per_piece > 0;
+    while whole && first_frame < frames {
+        let count_here = (frames - first_frame).min(frames_per_piece);
+        let slots = count_here.div_ceil(FRAMES_PER_SLOT);
+        let Some(first) = ring.reserve(1 + slots) else {
+            whole = false;
+            break;
+        };
+        for slot in 0..slots {
+            let mut body = [0; 3];
+            for half in 0..FRAMES_PER_SLOT.min(count_here - slot * FRAMES_PER_SLOT) {
+                match walk.step() {
+                    Step::Frame(frame) => pack(layout, &mut body, half, frame),
+                    // Finalisation began between two walks: the piece is taken back by its head below.
+                    Step::End | Step::Broken => whole = false,
+                }
+            }
+            whole &= ring.commit(first.wrapping_add(1 + slot), thread.index, Kind::Continuation, 0, body);
+        }
+        // The head last, so that what did not come out whole is no stack at all.
+        let kind = if whole { Kind::Stack } else { Kind::Pad };
+        whole &= ring.commit(
+            first,
+            thread.index,
+            kind,
+            0,
+            [id, first_frame | count_here << 32, frames],
+        );
+        first_frame += count_here;
+    }
+    if !whole {
+        count(&thread.session.header().losses.definitions_full);
+    }
+    whole
+}
+
+/// Puts a frame into the first or second half of a continuation's body.
+#[inline(always)]
+fn pack(layout: &PythonLayout, body: &mut [u64; 3], half: u64, frame: Frame) {
+    // SAFETY: a code object of the walk.
+    let id = unsafe { code_id(layout, frame.code) };
+    if half == 0 {
+        body[0] = id;
+        body[1] = frame.position as u64;
+    } else {
+        body[1] |= id << 32;
+        body[2] = id >> 32 | (frame.position as u64) << 32;
+    }
+}
