@@ -2,11 +2,13 @@
 
 mod analyze;
 mod capture;
-// mod cli;
+mod cli;
 mod collect;
 mod python;
 mod report;
 mod session;
 mod ui;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

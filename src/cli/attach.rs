@@ -2,9 +2,10 @@
 
 use super::failure::Failure;
 use super::{AttachArgs, DetachArgs};
-use crate::session::{self, End, Session, Signals};
+use super::reports::leaks_of;
+use crate::analyze::{Evidence, losses, verdict};
+use crate::session::{self, Ended, Session, Signals};
 use crate::{report, ui};
-use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio, exit};
@@ -35,7 +36,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         }
     }
     if args.verbose > 0 {
-        for line in session.details(args.verbose) {
+        for line in session.details() {
             eprintln!("memray: {line}");
         }
     }
@@ -43,17 +44,18 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         announce_background(&args, session.path());
     } else if !args.quiet {
         let until = match args.duration {
-            Some(duration) => format!("for {}", ui::duration_text(duration)),
+            Some(duration) => format!("for {}", ui::format::seconds(duration.as_secs_f64())),
             None => "until Ctrl-C".to_owned(),
         };
         eprintln!("memray: tracking {} {until}, writing {}", args.pid, session.path().display());
     }
-    let mut progress = ui::Progress::new(args.duration, args.quiet || args.collector);
-    let end = session.run(&signals, |status| progress.update(status));
-    progress.finish();
+    let progress = ui::Progress::new(args.quiet || args.collector);
+    let end = session.run(&signals, |state| progress.update(state));
+    progress.say("detaching");
     let ended = session.finish(end).map_err(|error| {
         Failure::new(format!("the window on {} did not end cleanly: {error}", args.pid), error.fix())
     })?;
+    drop(progress);
     for warning in &ended.warnings {
         eprintln!("memray: {warning}");
     }
@@ -61,38 +63,74 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         return Ok(());
     }
     if args.verbose > 0 {
-        eprintln!("memray: detached; stopped one thread for {} µs in all", ended.pause_us.iter().sum::<u64>());
+        eprintln!("memray: detached; stopped one thread for {} µs in all", ended.appendix.pause_us.iter().sum::<u64>());
     }
-    print_answer(&ended, &signals)
+    print_answer(ended, &signals)
 }
 
-/// Prints the answer; a second Ctrl-C while it is worked out or printed skips it.
-fn print_answer(ended: &session::Ended, signals: &Signals) -> Result<(), Failure> {
-    if ended.signals_pending > 0 {
-        return Ok(());
-    }
-    let path = ended.path.clone();
+/// Rows of the table after a window.
+const ANSWER_ROWS: usize = 15;
+
+/// Prints the answer; a second Ctrl-C while it is worked out skips it.
+fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
     let width = ui::width();
-    let facts = ended.answer_facts.clone();
+    let color = ui::use_color();
     let worker = std::thread::spawn(move || {
         let mut text = Vec::new();
-        answer_text(&path, facts, width, &mut text).map(|()| text)
+        answer_text(&ended, width, color, &mut text).map(|()| text)
     });
     while !worker.is_finished() {
-        if matches!(signals.take(), Some(Signal::SIGINT | Signal::SIGTERM)) {
+        if signals.take().is_some() {
             exit(0);
         }
         std::thread::sleep(Duration::from_millis(2));
     }
     let text = worker.join().map_err(|_| Failure::new("the answer could not be worked out", None))??;
-    // A closed pipe is the reader's wish, no failure.
-    let _ = std::io::stdout().write_all(&text);
+    // Written by a thread, since a reader that does not read must not keep Ctrl-C from ending this.
+    let writer = std::thread::spawn(move || {
+        let mut stdout = std::io::stdout();
+        // A closed pipe is the reader's wish, no failure.
+        let _ = stdout.write_all(&text).and_then(|()| stdout.flush());
+    });
+    while !writer.is_finished() {
+        if signals.take().is_some() {
+            exit(0);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
     Ok(())
 }
 
-fn answer_text(path: &Path, facts: report::AnswerFacts, width: usize, out: &mut Vec<u8>) -> Result<(), Failure> {
-    let _ = (path, facts, width, out);
-    todo!()
+/// A path as it is typed in a shell.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> Result<(), Failure> {
+    let capture = ended.path.display().to_string();
+    let lines = leaks_of(&ended.path)?;
+    let appendix = &ended.appendix;
+    let verdict = verdict(&Evidence {
+        samples: &appendix.samples,
+        cgroup_limit_bytes: appendix.cgroup_limit_bytes,
+        tracked_live_bytes: lines.total_bytes,
+        old_frees_count: appendix.old_frees.count,
+        old_frees_bytes: appendix.old_frees.bytes,
+    });
+    let answer = report::Answer {
+        leaks: &lines,
+        verdict: &verdict,
+        losses: &losses(&appendix.losses),
+        target_end: ended.target_end,
+        oom_kills_count: ended.oom_kills,
+        pauses_us: &appendix.pause_us,
+        left_over_bytes: appendix.left_over_bytes,
+        capture: &shell_word(&capture),
+        small_objects_command: None,
+    };
+    let options = report::LeaksOptions { max_rows: ANSWER_ROWS, color };
+    report::answer(&answer, &options, width, out).map_err(|error| Failure::new(format!("cannot print: {error}"), None))
 }
 
 /// Starts this program again as the collector and waits until it is live or has failed.
@@ -119,7 +157,7 @@ fn start_collector() -> Result<(), Failure> {
 
 /// Says that tracking is live, and lets go of the terminal.
 fn announce_background(args: &AttachArgs, path: &Path) {
-    let until = args.duration.map_or(String::new(), |duration| format!(" for {}", ui::duration_text(duration)));
+    let until = args.duration.map_or(String::new(), |duration| format!(" for {}", ui::format::seconds(duration.as_secs_f64())));
     if args.quiet {
         print!("\n");
     } else {

@@ -27,6 +27,8 @@ pub enum TargetEnd {
     Killed {
         signal: i32,
     },
+    /// It runs another program now (exec), whose memory is another.
+    Executed,
     /// It is gone, and only its parent was told how.
     Unknown,
 }
@@ -39,6 +41,7 @@ impl fmt::Display for TargetEnd {
                 Ok(name) => write!(f, "it was killed by signal {signal} ({name})"),
                 Err(_) => write!(f, "it was killed by signal {signal}"),
             },
+            Self::Executed => write!(f, "it became another program (exec)"),
             Self::Unknown => write!(f, "how is known only to its parent process"),
         }
     }

@@ -8,7 +8,7 @@ use super::sampler::now_ms;
 use super::window::End;
 use super::target;
 use crate::capture::{Appendix, Losses, OldFrees};
-use crate::collect::Counters;
+use crate::report::TargetEnd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -26,9 +26,11 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// A window that is over.
 pub struct Ended {
     pub path: PathBuf,
-    pub end: End,
     pub appendix: Appendix,
-    pub counters: Counters,
+    /// How the target ended, if it did.
+    pub target_end: Option<TargetEnd>,
+    /// Processes of the target's cgroup that the kernel killed for want of memory.
+    pub oom_kills: u64,
     pub warnings: Vec<String>,
 }
 
@@ -45,12 +47,15 @@ impl Session {
         let losses = self.collector.losses();
         let left_over_bytes = if is_there { self.give_back() } else { 0 };
         let target_end = match end {
-            End::TargetExecuted => Some("it became another program (exec)".to_owned()),
+            End::TargetExecuted => Some(TargetEnd::Executed),
             _ if is_there => None,
-            _ => Some(target::end_text(&self.process, &self.sampler, self.oom_kills_before)),
+            _ => Some(target::end(&self.process)),
+        };
+        let oom_kills = match (self.oom_kills_before, self.sampler.oom_kills()) {
+            (Some(before), Some(after)) => after.saturating_sub(before),
+            _ => 0,
         };
         let appendix = self.appendix(losses, target_end, left_over_bytes);
-        let counters = self.collector.counters();
         let closed = self.collector.into_writer().finish(appendix.detached_ms, &appendix);
         // The very last step: whoever waits for the mark to go finds a complete capture.
         if is_there && let Err(error) = self.landing.end_session(&self.process) {
@@ -65,7 +70,7 @@ impl Session {
             }
             self.warnings.push(format!("the capture ends early: {error}"));
         }
-        Ok(Ended { path: self.path, end, appendix, counters, warnings: self.warnings })
+        Ok(Ended { path: self.path, appendix, target_end, oom_kills, warnings: self.warnings })
     }
 
     /// Flag off, then drains until nobody is recording any more.
@@ -109,7 +114,7 @@ impl Session {
         if let Err(error) = restore_slots(&self.process, &mut self.landing) {
             self.warnings.push(format!("not every slot could be put back: {error}"));
         }
-        match withdraw(&self.process, &self.landing) {
+        match self.process.maps().map_err(Error::from).and_then(|maps| withdraw(&self.process, &maps, &self.landing, &self.borrow)) {
             Ok(pause) => self.pause_us.push(pause.pause_us),
             Err(error) => self.warnings.push(format!(
                 "the ring stays mapped in the target, switched off: {error}; `memray detach {}` tries again",
@@ -119,7 +124,7 @@ impl Session {
         self.landing.header.landing_bytes + JOURNAL_BYTES + region_bytes(RING_SLOTS)
     }
 
-    fn appendix(&self, losses: Losses, target_end: Option<String>, left_over_bytes: u64) -> Appendix {
+    fn appendix(&self, losses: Losses, target_end: Option<TargetEnd>, left_over_bytes: u64) -> Appendix {
         let counters = self.collector.counters();
         Appendix {
             losses,
@@ -132,7 +137,7 @@ impl Session {
             pause_us: self.pause_us.clone(),
             attached_ms: self.attached_ms,
             detached_ms: now_ms(),
-            target_end,
+            target_end: target_end.map(|end| end.to_string()),
             tool: format!("memray {}", env!("CARGO_PKG_VERSION")),
             left_over_bytes,
             qualnames: Some(self.collector.qualnames().iter().cloned().collect()),

@@ -43,6 +43,7 @@ use std::time::{Duration, Instant};
 pub struct Session {
     process: Process,
     landing: Landing,
+    borrow: BorrowOptions,
     hooks: Hooks,
     memfd: File,
     collector: Collector,
@@ -59,6 +60,8 @@ pub struct Session {
     modules_seen: u64,
     pause_us: Vec<u64>,
     oom_kills_before: Option<u64>,
+    /// When progress was last told, and how many allocations there were then.
+    last_progress: (Instant, u64),
     notes: Vec<String>,
     warnings: Vec<String>,
 }
@@ -94,11 +97,6 @@ impl Session {
     fn landing_is_there(&self) -> bool {
         self.landing.is_on(&self.process).is_ok()
     }
-}
-
-/// How a thread is borrowed, at attach and at detach.
-fn borrow_options() -> BorrowOptions {
-    BorrowOptions::default()
 }
 
 /// The guardian process: waits for the tool's death and repairs.

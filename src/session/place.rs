@@ -6,7 +6,7 @@
 use super::error::Error;
 use super::landing::{Landing, new_header};
 use super::payload::Image;
-use inject::{Borrowed, Mapping, Pause, Process, RemoteAddr};
+use inject::{BorrowOptions, Borrowed, Mapping, Pause, Process, RemoteAddr};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -46,6 +46,7 @@ pub fn place(
     image: &Image,
     ring_slots: u64,
     mark: SessionMark,
+    options: &BorrowOptions,
 ) -> Result<Placed, Error> {
     let reservation_bytes = JOURNAL_BYTES + region_bytes(ring_slots);
     let reusable = existing.and_then(|landing| reusable_reservation(&landing, maps, reservation_bytes));
@@ -54,7 +55,7 @@ pub fn place(
         // The mark goes first: whatever happens next, somebody can tell what it was.
         landing.begin_session(process, mark)?;
     }
-    let ((landing, region, memfd), pause) = inject::with_borrowed_thread(process, &super::borrow_options(), |thread| {
+    let ((landing, region, memfd), pause) = inject::with_borrowed_thread(process, maps, options, |thread| {
         let mut landing = match existing {
             Some(landing) => landing,
             None => map_landing(process, thread, image, mark)?,
@@ -82,8 +83,13 @@ pub fn place(
 }
 
 /// Replaces journal and region by an empty reservation, which a late writer can hit harmlessly.
-pub fn withdraw(process: &Process, landing: &Landing) -> Result<Pause, Error> {
-    let ((), pause) = inject::with_borrowed_thread(process, &super::borrow_options(), |thread| {
+pub fn withdraw(
+    process: &Process,
+    maps: &[Mapping],
+    landing: &Landing,
+    options: &BorrowOptions,
+) -> Result<Pause, Error> {
+    let ((), pause) = inject::with_borrowed_thread(process, maps, options, |thread| {
         let header = &landing.header;
         let at = RemoteAddr(header.journal);
         thread.mmap(at, header.reservation_bytes, READ_WRITE, PRIVATE_FIXED | RESERVED, -1)?;
@@ -101,10 +107,10 @@ fn map_landing(
     let landing_bytes = PAGE_BYTES + image.span_bytes;
     let base = thread.mmap(RemoteAddr(0), landing_bytes, READ, PRIVATE, -1)?.0;
     let image_base = base + PAGE_BYTES;
-    let text = image.text_range();
+    let text = image.text();
     let mut header = new_header(landing_bytes, image.digest);
-    header.flag_offset = PAGE_BYTES + image.flag;
-    header.config_offset = PAGE_BYTES + image.config;
+    header.flag_offset = PAGE_BYTES + image.flag_offset;
+    header.config_offset = PAGE_BYTES + image.config_offset;
     header.text_start = image_base + text.start;
     header.text_end = image_base + text.end;
     let mut landing = Landing { base, header };
@@ -115,6 +121,17 @@ fn map_landing(
     // A forked child must find the flag off. Without this, no tracking (kernels before 4.14).
     thread.madvise(RemoteAddr(base + header.flag_offset), PAGE_BYTES, libc::MADV_WIPEONFORK as u64)?;
     Ok(landing)
+}
+
+/// Writes the image into a landing that was just mapped. Nothing runs there yet.
+pub fn write_image(process: &Process, image: &Image, landing: &Landing) -> Result<(), Error> {
+    let base = landing.base + landing.header.image_offset;
+    let bytes = image.materialise(base);
+    for segment in &image.segments {
+        let range = segment.offset as usize..(segment.offset + segment.bytes) as usize;
+        process.write(RemoteAddr(base + segment.offset), &bytes[range])?;
+    }
+    Ok(())
 }
 
 /// The old reservation, if it is still there as it was left and no late writer can be inside.

@@ -4,7 +4,7 @@ use super::error::Error;
 use super::landing::{Landing, Owner};
 use super::place::withdraw;
 use super::target;
-use inject::{Mapping, Process, RemoteAddr};
+use inject::{BorrowOptions, Mapping, Process, RemoteAddr};
 use std::time::{Duration, Instant};
 use wire::landing::JOURNAL_BYTES;
 use wire::region::{RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry};
@@ -75,7 +75,7 @@ fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<
     }
     restore_slots(process, landing)?;
     if is_mapped {
-        withdraw(process, landing)?;
+        withdraw(process, maps, landing, &BorrowOptions::default())?;
     }
     landing.end_session(process)?;
     Ok(())
@@ -108,7 +108,7 @@ fn threads_are_busy(process: &Process, region: u64) -> bool {
 /// there the heartbeat in the region decides.
 fn owner_lives(process: &Process, landing: &Landing, owner: &Owner) -> bool {
     if owner.pid_namespace == target::own_pid_namespace() {
-        return target::start_ticks(owner.pid) == Some(owner.start_ticks);
+        return inject::start_ticks(owner.pid) == Some(owner.start_ticks);
     }
     let heartbeat = landing.header.journal + JOURNAL_BYTES + std::mem::offset_of!(RegionHeader, heartbeat_ticks) as u64;
     let read = || process.read_u64(RemoteAddr(heartbeat)).ok();
@@ -138,7 +138,7 @@ fn wait_for_end(process: &Process, landing: &mut Landing, owner: &Owner) -> Resu
     let deadline = Instant::now() + DETACH_MAX;
     while Instant::now() < deadline {
         let is_over = !landing.refresh(process) || landing.owner().is_none();
-        let owner_is_gone = target::start_ticks(owner.pid) != Some(owner.start_ticks);
+        let owner_is_gone = inject::start_ticks(owner.pid) != Some(owner.start_ticks);
         if owner_is_gone || (is_over && process.is_alive()) {
             return Ok(());
         }

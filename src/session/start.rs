@@ -6,13 +6,14 @@ use super::guardian::Guardian;
 use super::hooking::Hooks;
 use super::landing::{Landing, own_mark};
 use super::output::Output;
-use super::place::{Placed, place};
+use super::place::{Placed, place, write_image};
 use super::sampler::{Sampler, now_ms};
+use super::target::{TargetImage, TargetMemory};
 use super::{payload, repair, target};
 use crate::capture::{FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Collector, MAIN_THREAD, Region, RingReader, TickClock};
 use crate::python;
-use inject::Process;
+use inject::{BorrowOptions, Module, Process};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wire::Hook;
@@ -54,9 +55,15 @@ impl Session {
         }
         let landings = Landing::find_all(&process, &maps);
         let mut hooks = Hooks::survey(&process, &maps, &landings)?;
-        let python = python::find(&process, hooks.modules()).map_err(Error::Python)?;
-        let proof = python::prove(&process, &python, &target::threads(&process));
-        let description = python::describe(&process, &python);
+        let modules = hooks.modules();
+        let images: Vec<TargetImage> =
+            modules.iter().map(|module| TargetImage { process: &process, module }).collect();
+        let memory = TargetMemory(&process);
+        let runtime = python::find(&memory, &images).map_err(Error::Python)?;
+        let proof = python::prove(&memory, &runtime, facts.inner_pid(), &target::threads(&process));
+        let cwd = std::fs::read_link(format!("/proc/{}/cwd", options.pid)).unwrap_or_default();
+        let description = python::describe(&memory, &runtime, &cwd.to_string_lossy());
+        let borrow = borrow_options(&modules, &runtime);
         let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
         let attached_ms = now_ms();
         let begun = (|| {
@@ -69,7 +76,7 @@ impl Session {
                 frames_count: 0,
                 start_ms: attached_ms,
                 end_ms: attached_ms,
-                command_line: description.command_line.clone(),
+                command_line: description.command_line.clone().unwrap_or_else(|| target::command_line(options.pid)),
                 pid: options.pid,
                 main_tid: MAIN_THREAD,
                 skipped_frames_on_main_tid: 0,
@@ -89,7 +96,7 @@ impl Session {
                     PythonLayout::OFF
                 }
             };
-            let guardian = Guardian::start(options.pid).map_err(Error::Guardian)?;
+            let guardian = Guardian::start(options.pid, std::process::id(), target::own_start_ticks()).map_err(Error::Guardian)?;
             let image = payload::image().map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
             let mark = own_mark(
                 std::process::id(),
@@ -100,14 +107,13 @@ impl Session {
             );
             let existing = landings.iter().find(|landing| landing.header.image_digest == image.digest).copied();
             let Placed { mut landing, is_new, region, memfd, pause } =
-                place(&process, &maps, existing, &image, RING_SLOTS, mark)?;
-            let placed_after = started.elapsed();
+                place(&process, &maps, existing, &image, RING_SLOTS, mark, &borrow)?;
             let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
             let shared = Region::map(&memfd, RING_SLOTS).map_err(|error| Error::Memfd("mapp", error))?;
             let reader = RingReader::new(shared, lap_base);
             reader.publish();
             if is_new {
-                payload::write(&process, &image, &landing)?;
+                write_image(&process, &image, &landing)?;
             }
             let config = Config {
                 region,
@@ -118,7 +124,7 @@ impl Session {
                 wait_event_us: WAIT_EVENT_US,
                 wait_second_us: WAIT_SECOND_US,
                 tid_offset: proof.as_ref().map_or(0, |proof| proof.tid_offset),
-                glibc_chunks: u32::from(hooks.is_from_libc(Hook::Free)),
+                glibc_chunks: u32::from(hooks.is_from_glibc(&process, Hook::Free)),
                 python: layout,
             };
             write_config(&process, &landing, &config)?;
@@ -127,9 +133,12 @@ impl Session {
             landing.set_flag(&process, true)?;
             let names = Box::new(target::ProcNames::new(&process));
             let main_tid = proof.as_ref().map_or(facts.inner_pid(), |proof| proof.main_tid);
+            let sampler = Sampler::new(options.pid);
             let mut session = Self {
-                sampler: Sampler::new(options.pid),
-                process: process.try_clone()?,
+                oom_kills_before: sampler.oom_kills(),
+                sampler,
+                process: process.clone(),
+                borrow,
                 landing,
                 hooks,
                 memfd,
@@ -139,14 +148,13 @@ impl Session {
                 samples: Vec::new(),
                 duration: options.duration,
                 live_since: Instant::now(),
+                last_progress: (Instant::now(), 0),
                 live_after: started.elapsed(),
-                placed_after,
                 attached_ms,
                 modules_seen: 0,
                 pause_us: vec![pause.pause_us],
                 notes: std::mem::take(&mut notes),
                 warnings: Vec::new(),
-                details: Vec::new(),
             };
             session.sample();
             // What was loaded between the survey and now.
@@ -158,6 +166,17 @@ impl Session {
         }
         begun
     }
+}
+
+/// CPython calls a wait again with the time that is left when it fails with EINTR (PEP 475).
+fn borrow_options(modules: &[Module], runtime: &python::Runtime) -> BorrowOptions {
+    let interpreters = modules.iter().filter(|module| module.path == runtime.image_path);
+    let mut retries_on_eintr: Vec<_> = interpreters.flat_map(|module| module.executable.iter().cloned()).collect();
+    // Modules of the standard library that wait by themselves, and libuv, which does likewise.
+    let waits = |path: &str| path.contains("/lib-dynload/select.") || path.contains("libuv") || path.contains("uvloop");
+    retries_on_eintr
+        .extend(modules.iter().filter(|module| waits(&module.path)).flat_map(|module| module.executable.iter().cloned()));
+    BorrowOptions { retries_on_eintr }
 }
 
 /// Stores the words that differ, each by one aligned write: a hook left over from an earlier session may read

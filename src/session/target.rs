@@ -1,31 +1,55 @@
-//! Small facts about processes, from /proc: the target's threads and end, the tool's own identity.
+//! The target as other rooms want to see it, and small facts about processes from /proc.
 
-use super::sampler::Sampler;
 use crate::collect::ThreadNames;
-use inject::Process;
+use crate::python::{Image, Memory, ReadError};
+use crate::report::TargetEnd;
+use inject::{Module, Process, RemoteAddr, stat_field};
 use std::collections::HashMap;
+use std::ops::Range;
 
-/// Start time of a process in clock ticks since boot: field 22 of its stat. `None` if there is none.
-pub fn start_ticks(pid: i32) -> Option<u64> {
-    stat_field(pid, 22)?.parse().ok()
+/// The target's memory, for the Python room.
+pub struct TargetMemory<'a>(pub &'a Process);
+
+impl Memory for TargetMemory<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let length_bytes = buffer.len();
+        self.0.read(RemoteAddr(address), buffer).map_err(|_| ReadError { address, length_bytes })
+    }
+}
+
+/// One of the target's modules, for the Python room.
+pub struct TargetImage<'a> {
+    pub process: &'a Process,
+    pub module: &'a Module,
+}
+
+impl Image for TargetImage<'_> {
+    fn path(&self) -> &str {
+        &self.module.path
+    }
+
+    fn range(&self) -> Range<u64> {
+        self.module.start..self.module.end
+    }
+
+    fn executable_ranges(&self) -> &[Range<u64>] {
+        &self.module.executable
+    }
+
+    fn symbol(&self, name: &str) -> Option<u64> {
+        self.module.symbol(self.process, name).map(|symbol| symbol.address)
+    }
 }
 
 /// The tool's own start time.
 pub fn own_start_ticks() -> u64 {
-    start_ticks(std::process::id() as i32).unwrap_or(0)
+    inject::start_ticks(std::process::id() as i32).unwrap_or(0)
 }
 
 /// Inode of the tool's PID namespace.
 pub fn own_pid_namespace() -> u64 {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino())
-}
-
-/// Field `number` (from 1) of `/proc/PID/stat`, from the third on: the second may contain anything.
-fn stat_field(pid: i32, number: usize) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = text.rsplit_once(") ")?;
-    rest.split_ascii_whitespace().nth(number.checked_sub(3)?).map(str::to_owned)
 }
 
 /// A user's name, or the number.
@@ -53,6 +77,13 @@ fn inner_tid(pid: i32, tid: i32) -> Option<u32> {
         Some(ids) => ids.split_ascii_whitespace().next_back()?.parse().ok(),
         None => u32::try_from(tid).ok(),
     }
+}
+
+/// The command line as the kernel has it, for where `sys.argv` can't be read.
+pub fn command_line(pid: i32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = bytes.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
+    words.join(" ").trim_end().to_owned()
 }
 
 /// Whether threads of the target may spin for room in the ring: not where that would eat a CPU quota or stop
@@ -83,22 +114,13 @@ fn has_cpu_quota(pid: i32) -> bool {
 }
 
 /// How the target ended, as far as that can still be found out.
-pub fn end_text(process: &Process, sampler: &Sampler, oom_kills_before: Option<u64>) -> String {
-    let mut text = match process.exit_status() {
-        Some(status) if status & 0x7f == 0 => format!("it exited with status {}", status >> 8 & 0xff),
-        Some(status) => {
-            let number = status & 0x7f;
-            let name = nix::sys::signal::Signal::try_from(number).map_or("an unknown signal", |signal| signal.as_str());
-            format!("it was killed by signal {number} ({name})")
-        }
-        None => "it has ended; its exit status went to its parent".to_owned(),
-    };
-    if let (Some(before), Some(after)) = (oom_kills_before, sampler.oom_kills())
-        && after > before
-    {
-        text.push_str(&format!("; the kernel killed {} for memory in its cgroup meanwhile", after - before));
+pub fn end(process: &Process) -> TargetEnd {
+    // A wait status: the signal in the low seven bits, the exit status above.
+    match process.exit_status() {
+        Some(status) if status & 0x7f == 0 => TargetEnd::Exited { status: status >> 8 & 0xff },
+        Some(status) => TargetEnd::Killed { signal: status & 0x7f },
+        None => TargetEnd::Unknown,
     }
-    text
 }
 
 /// Thread names from the kernel.

@@ -2,7 +2,8 @@
 
 use super::Session;
 use super::signals::Signals;
-use crate::ui::Status;
+use crate::analyze::losses;
+use crate::ui::ProgressState;
 use nix::sys::signal::Signal;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -53,7 +54,7 @@ impl Timer {
 
 impl Session {
     /// Tracks until the window ends; tells `report` how it goes ten times a second.
-    pub fn run(&mut self, signals: &Signals, mut report: impl FnMut(&Status)) -> End {
+    pub fn run(&mut self, signals: &Signals, mut report: impl FnMut(&ProgressState)) -> End {
         let deadline = self.duration.map(|duration| self.live_since + duration);
         let mut sample = Timer::new(SAMPLE_EVERY);
         let mut flush = Timer::new(FLUSH_EVERY);
@@ -76,7 +77,7 @@ impl Session {
                     return if self.process.is_alive() { End::TargetExecuted } else { End::TargetEnded };
                 }
                 self.sample();
-                report(&self.status(now));
+                report(&self.progress(now));
             }
             if flush.is_due(now) && self.collector.writer().flush().is_err() {
                 return End::CaptureFailed;
@@ -113,13 +114,17 @@ impl Session {
         }
     }
 
-    fn status(&self, now: Instant) -> Status {
+    fn progress(&mut self, now: Instant) -> ProgressState {
         let counters = self.collector.counters();
-        Status {
-            elapsed: now.saturating_duration_since(self.live_since),
+        let (since, allocations_then) = std::mem::replace(&mut self.last_progress, (now, counters.allocations));
+        let interval = now.saturating_duration_since(since).as_secs_f64().max(1e-3);
+        let elapsed = now.saturating_duration_since(self.live_since);
+        ProgressState {
+            elapsed,
+            remaining: self.duration.map(|duration| duration.saturating_sub(elapsed)),
             live_bytes: counters.live_bytes,
-            allocations: counters.allocations,
-            lost_count: self.collector.losses().total(),
+            allocations_per_second: (counters.allocations - allocations_then) as f64 / interval,
+            lost_count: losses(&self.collector.losses()).total_count(),
         }
     }
 }
