@@ -2,7 +2,7 @@
 
 mod analyze;
 mod capture;
-mod cli;
+// mod cli;
 mod collect;
 mod python;
 mod report;

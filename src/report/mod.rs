@@ -1,1 +1,5 @@
 //! Tables to text.
+
+pub mod parse;
+
+pub use parse::parse;
