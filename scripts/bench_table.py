@@ -64,16 +64,15 @@ def main(directory):
     table = {}
     for figures in (attach_figures, overhead_figures, reporter_figures):
         for what, figure, tool, value in figures(directory):
-            table.setdefault((what, figure), {}).setdefault(tool, []).append(value)
+            table.setdefault(what, {}).setdefault(figure, {}).setdefault(tool, []).append(value)
     print("%-26s %-34s %14s %14s" % (("", "median") + tuple(titles[tool] for tool in tools)))
-    before = None
-    for (what, figure), values in table.items():
-        cells = []
-        for tool in tools:
-            value = median(values.get(tool, []))
-            cells.append("-" if value is None else "%.10g" % round(value, 3))
-        print("%-26s %-34s %14s %14s" % (what if what != before else "", figure, cells[0], cells[1]))
-        before = what
+    for what, figures in table.items():
+        title = what
+        for figure, values in figures.items():
+            cells = [median(values.get(tool, [])) for tool in tools]
+            cells = ["-" if cell is None else "%.10g" % round(cell, 3) for cell in cells]
+            print("%-26s %-34s %14s %14s" % (title, figure, cells[0], cells[1]))
+            title = ""
 
 
 main(sys.argv[1])
