@@ -23,7 +23,7 @@ pub struct FunctionRow {
 /// Every function of every stack; nothing is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FunctionTable {
-    /// In order of first appearance; see [`FunctionTable::sort`].
+    /// In order of first appearance; see [`FunctionTable::sorted`].
     pub rows: Vec<FunctionRow>,
     /// Of the snapshot: what 100 % is.
     pub total_bytes: u64,
@@ -54,7 +54,8 @@ impl SortColumn {
         })
     }
 
-    fn key(self, row: &FunctionRow) -> u64 {
+    /// What `row` is sorted by.
+    pub fn key(self, row: &FunctionRow) -> u64 {
         match self {
             Self::Total | Self::TotalShare => row.total_bytes,
             Self::Own | Self::OwnShare => row.own_bytes,
@@ -64,9 +65,11 @@ impl SortColumn {
 }
 
 impl FunctionTable {
-    /// Largest first; equals keep their order.
-    pub fn sort(&mut self, column: SortColumn) {
-        self.rows.sort_by_key(|row| std::cmp::Reverse(column.key(row)));
+    /// The rows, largest first; equals keep their order.
+    pub fn sorted(&self, column: SortColumn) -> Vec<&FunctionRow> {
+        let mut rows: Vec<_> = self.rows.iter().collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(column.key(row)));
+        rows
     }
 }
 
@@ -175,7 +178,7 @@ mod tests {
             &[("run", "a.py", 12), ("run", "a.py", 10), ("main", "a.py", 21)],
             &[],
         ]);
-        let mut table = functions(&snapshot(&[(0, 1, 100), (1, 2, 50), (2, 4, 7)]), &stacks);
+        let table = functions(&snapshot(&[(0, 1, 100), (1, 2, 50), (2, 4, 7)]), &stacks);
         let expected = [
             ("leaf", 3, 100, 100, 1),
             ("run", 10, 150, 50, 3),
@@ -184,13 +187,10 @@ mod tests {
         ];
         assert_eq!(brief(&table), expected);
         assert_eq!((table.total_bytes, table.total_allocations), (157, 7));
-        let names = |table: &FunctionTable| table.rows.iter().map(|row| row.function.clone()).collect::<Vec<_>>();
-        table.sort(SortColumn::Total);
-        assert_eq!(names(&table), ["run", "main", "leaf", "???"]);
-        table.sort(SortColumn::OwnShare);
-        assert_eq!(names(&table), ["leaf", "run", "???", "main"]);
-        table.sort(SortColumn::Allocations);
-        assert_eq!(names(&table), ["???", "run", "main", "leaf"]);
+        let names = |column| -> Vec<_> { table.sorted(column).iter().map(|row| row.function.as_str()).collect() };
+        assert_eq!(names(SortColumn::Total), ["run", "main", "leaf", "???"]);
+        assert_eq!(names(SortColumn::OwnShare), ["leaf", "run", "???", "main"]);
+        assert_eq!(names(SortColumn::Allocations), ["???", "run", "main", "leaf"]);
     }
 
     #[test]

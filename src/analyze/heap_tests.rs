@@ -238,3 +238,35 @@ fn events_a_second() {
         );
     }
 }
+
+/// Not a check but a bridge to one: prints what this room makes of the capture that `MEMRAY_CAPTURE` names, as
+/// tab-separated lines that can be compared with what upstream's reader says about the same file.
+#[test]
+#[ignore = "needs a capture, named by MEMRAY_CAPTURE"]
+fn print_a_captures_tables() {
+    use super::super::{Origins, functions, lines};
+
+    let path = std::env::var("MEMRAY_CAPTURE").expect("MEMRAY_CAPTURE names a capture");
+    let mut reader = crate::capture::Reader::open(path.as_ref()).expect("a readable capture");
+    let heap = heap(std::iter::from_fn(|| reader.next_event()));
+    let high_water = heap.high_water();
+    println!("peak\t{}", high_water.total_bytes);
+    for row in functions(&high_water, &reader).rows {
+        let (own, count) = (row.own_bytes, row.allocations);
+        println!(
+            "function\t{}\t{}\t{}\t{own}\t{count}",
+            row.function, row.file, row.total_bytes
+        );
+    }
+    let header = reader.header();
+    let origins = Origins {
+        libdest: &header.libdest,
+        site_packages: &header.site_packages,
+    };
+    for row in lines(&heap.leaks(None), &reader, &origins, None).rows {
+        println!(
+            "leak\t{}\t{}\t{}\t{}\t{}",
+            row.function, row.file, row.line, row.own_bytes, row.blocks
+        );
+    }
+}

@@ -209,8 +209,7 @@ fn fit(points: &[Point], abscissa: impl Fn(f64) -> f64) -> Option<Fit> {
     let x = || points.iter().map(|point| abscissa(point.seconds));
     let (x_mean, y_mean) = (mean(x()), mean(points.iter().map(|point| point.bytes)));
     let spread: f64 = x().map(|x| (x - x_mean).powi(2)).sum();
-    // Written so that NaN is refused too.
-    if !(spread > 1e-9) {
+    if spread.is_nan() || spread <= 1e-9 {
         return None;
     }
     let slope = points

@@ -28,15 +28,14 @@ impl LineTableFormat {
     }
 
     /// The line of the instruction at `offset`, as [`super::Frame::instruction_offset`] has it. [`NO_LINE`]
-    /// without a table, before the first instruction, and behind the end of a location table.
+    /// before the first instruction, without a table (from 3.10 on: before, a function that stands on one line
+    /// has an empty one), and behind the end of a location table.
     pub fn line(self, table: &[u8], firstlineno: i32, offset: i32) -> i32 {
         let Ok(offset) = u64::try_from(offset) else {
             return NO_LINE;
         };
-        if table.is_empty() {
-            return NO_LINE;
-        }
         match self {
+            _ if table.is_empty() && self != Self::Lnotab => NO_LINE,
             Self::Lnotab => lnotab_line(table, firstlineno, offset),
             Self::Lengths => lengths_line(table, firstlineno, offset * 2),
             Self::Locations => locations_line(table, firstlineno, offset / 2).unwrap_or(NO_LINE),

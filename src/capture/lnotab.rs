@@ -1,18 +1,24 @@
 //! Line tables of CPython up to 3.9, rewritten so that upstream reads them right.
 //!
-//! `co_lnotab` is pairs of an unsigned byte step and a signed line step. Upstream's reader adds the byte step
-//! as a signed char, so on x86 a step of 128 or more goes backwards and every later line is wrong.
-//! A step of 200 with a line step of 5 becomes (127, 0) and (73, 5): for CPython's own reading (add the byte
-//! step; past the offset: stop; else add the line step) that is the same table, since a stop at the first half
-//! and a stop at the second both leave the line as it was.
+//! `co_lnotab` is pairs of an unsigned byte step and a signed line step. CPython adds the byte step; past the
+//! offset it stops, else it adds the line step. Upstream's reader does the same with two mistakes:
+//!
+//! - It adds the byte step as a signed char, so on x86 a step of 128 or more goes backwards and every later
+//!   line is wrong. A step of 200 with a line step of 5 becomes (127, 0) and (73, 5): a stop at either half
+//!   leaves the line as it was, so for CPython's reading it is the same table.
+//! - It takes an empty table for an unknown one and says line 0. A function that stands on one line, such as a
+//!   lambda, has an empty table; it becomes (0, 0), which changes no line.
 
 use std::borrow::Cow;
 
 /// Largest byte step that every reader takes for positive.
 const STEP_MAX: u8 = 127;
 
-/// The same table without byte steps above 127. `lnotab` is returned as it is when it has none.
-pub fn for_signed_readers(lnotab: &[u8]) -> Cow<'_, [u8]> {
+/// A table with the same meaning that upstream reads right: not empty, no byte step above 127.
+pub fn for_upstream(lnotab: &[u8]) -> Cow<'_, [u8]> {
+    if lnotab.is_empty() {
+        return Cow::Borrowed(&[0, 0]);
+    }
     if !lnotab.chunks(2).any(|pair| pair[0] > STEP_MAX) {
         return Cow::Borrowed(lnotab);
     }

@@ -32,3 +32,6 @@ pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
 pub use reader::{Event, Location, Reader, StackIndex};
 pub use records::{AggregatedAllocation, RawReader, RawRecord};
 pub use writer::{Writer, WriterOptions};
+
+#[cfg(test)]
+mod tests;

@@ -111,7 +111,7 @@ impl Writer {
     /// small file. `linetable` is the interpreter's own: `co_lnotab` up to 3.9, `co_linetable` from 3.10.
     pub fn code_object(&mut self, code_id: u64, name: &str, filename: &str, firstlineno: i32, linetable: &[u8]) {
         let table = if self.header.python_version < PYTHON_3_10 {
-            lnotab::for_signed_readers(linetable)
+            lnotab::for_upstream(linetable)
         } else {
             linetable.into()
         };
