@@ -1,5 +1,6 @@
 //! How a window begins and ends.
 
+use crate::support::process::{signal, stat_field};
 use crate::support::snapshot::Snapshot;
 use crate::support::tool::Running;
 use crate::support::{Output, Target, Tool, eventually, interpreters, skip, test_file};
@@ -74,12 +75,12 @@ fn assert_no_session(target: &Target) {
 fn ends_at_its_time() {
     let Some(target) = service() else { return };
     let capture = target.dir.file("capture.bin");
-    let output = Tool::new(&["attach", &target.pid_text(), "-o", &capture, "--duration", "1.5"]).run();
+    let output = Tool::new(&["attach", &target.pid_text(), "-o", &capture, "--duration", "3"]).run();
     assert_answer(&output, &target, &capture);
     let took = output.took.as_secs_f64();
-    assert!((1.5..5.0).contains(&took), "{}", output.describe());
+    assert!((3.0..6.0).contains(&took), "{}", output.describe());
     // Verdict, reconciliation and pause are part of it.
-    for word in ["RSS", "growing", "paused"] {
+    for word in ["RSS", "Growing:", "paused"] {
         output.assert_says(word);
     }
     let mode = std::fs::metadata(&capture).expect("the capture").mode() & 0o7777;
@@ -96,13 +97,13 @@ fn ends_by_sigterm() {
     end_by_signal(Signal::SIGTERM);
 }
 
-fn end_by_signal(signal: Signal) {
+fn end_by_signal(sent: Signal) {
     let Some(target) = service() else { return };
     // With a time that is far off, and with none.
     for (number, more) in [&["--duration", "5m"][..], &["--foreground"]].into_iter().enumerate() {
         let capture = target.dir.file(&format!("capture{number}.bin"));
         let running = foreground(&target, &capture, more);
-        running.signal(signal);
+        running.signal(sent);
         assert_answer(&running.wait(), &target, &capture);
     }
 }
@@ -135,16 +136,15 @@ fn ends_with_the_target() {
 
 #[test]
 fn ends_with_a_killed_target() {
-    for signal in [Signal::SIGKILL, Signal::SIGSEGV] {
+    for sent in [Signal::SIGKILL, Signal::SIGSEGV] {
         let Some(mut target) = service() else { return };
         let capture = target.dir.file("capture.bin");
         let running = foreground(&target, &capture, &["--duration", "5m"]);
-        target.signal(signal);
+        target.signal(sent);
         let output = running.wait();
         output.assert_code(0).assert_plain();
-        let named =
-            output.all().contains(signal.as_str()) || output.all().contains(&format!("signal {}", signal as i32));
-        assert!(named, "{signal} is not named\n{}", output.describe());
+        let named = output.all().contains(sent.as_str()) || output.all().contains(&format!("signal {}", sent as i32));
+        assert!(named, "{sent} is not named\n{}", output.describe());
         assert!(output.stdout.contains(&leaking_line()), "{}", output.describe());
         assert_complete(&capture);
         assert!(!target.wait().success());
@@ -177,7 +177,7 @@ fn second_ctrl_c_skips_the_printing_and_not_the_detach() {
             .then_some(())
     };
     eventually("the attach is live", SOON, live);
-    crate::support::process::signal(child.id(), Signal::SIGINT);
+    signal(child.id(), Signal::SIGINT);
     let complete = || {
         Tool::new(&["parse", &capture])
             .run()
@@ -191,7 +191,7 @@ fn second_ctrl_c_skips_the_printing_and_not_the_detach() {
         child.try_wait().expect("wait").is_none(),
         "ended before its answer was read"
     );
-    crate::support::process::signal(child.id(), Signal::SIGINT);
+    signal(child.id(), Signal::SIGINT);
     let ended = || child.try_wait().expect("wait").is_some().then_some(());
     eventually("the second Ctrl-C ends it", SOON, ended);
     drop(reader);
@@ -342,8 +342,43 @@ fn default_names_do_not_collide() {
     }
 }
 
+/// The guardian of a window on this target, as long as there is one.
+fn guardian(target: &Target) -> Option<u32> {
+    let pid = target.pid_text();
+    let entries = std::fs::read_dir("/proc").expect("read /proc").flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|other| {
+        let command = std::fs::read(format!("/proc/{other}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = command.split(|&byte| byte == 0).collect();
+        words.len() > 2 && words[1] == b"guardian" && words[2] == pid.as_bytes()
+    })
+}
+
 #[test]
-fn a_killed_tools_marks_are_repaired() {
+fn a_killed_tools_guardian_puts_the_target_back() {
+    let Some(mut target) = service() else { return };
+    target.ask("quiet", "ok");
+    let before = Snapshot::take(target.pid());
+    target.ask("busy", "ok");
+    let capture = target.dir.file("capture.bin");
+    let running = foreground(&target, &capture, &["--foreground"]);
+    let guardian = guardian(&target).expect("a guardian");
+    running.signal(Signal::SIGKILL);
+    assert!(!running.wait().status.success());
+    eventually("the guardian is done", SOON, || (!is_alive(guardian)).then_some(()));
+    target.assert_free();
+    assert_no_session(&target);
+    target.ask("quiet", "ok");
+    before.assert_same_but_maps(&Snapshot::take(target.pid()));
+}
+
+/// A zombie, which nobody may have collected yet, is not alive.
+fn is_alive(pid: u32) -> bool {
+    stat_field(pid, 3).is_some_and(|state| state != "Z")
+}
+
+#[test]
+fn marks_of_a_killed_tool_and_guardian_are_repaired() {
     let Some(mut target) = service() else { return };
     target.ask("quiet", "ok");
     let before = Snapshot::take(target.pid());
@@ -351,20 +386,48 @@ fn a_killed_tools_marks_are_repaired() {
     for _ in 0..3 {
         let capture = target.dir.file("capture.bin");
         let running = foreground(&target, &capture, &["--force", "--foreground"]);
+        // The guardian first: it acts when the tool is gone.
+        if let Some(guardian) = guardian(&target) {
+            signal(guardian, Signal::SIGKILL);
+            eventually("the guardian is gone", SOON, || (!is_alive(guardian)).then_some(()));
+        }
         running.signal(Signal::SIGKILL);
         assert!(!running.wait().status.success());
         let repaired = Tool::new(&["detach", &target.pid_text()]).succeed();
         assert_eq!(repaired.all().trim().lines().count(), 1, "{}", repaired.describe());
         target.assert_free();
         assert_no_session(&target);
+        // Everything up to the last flush can be read.
+        let records = Tool::new(&["parse", &capture]).run();
+        assert!(records.stdout.contains("\nALLOCATION "), "{}", records.describe());
     }
     target.ask("quiet", "ok");
     before.assert_same_but_maps(&Snapshot::take(target.pid()));
-    // What it had written so far is readable, and the target can be attached to again.
-    let capture = target.dir.file("again.bin");
+    // The target can be attached to again, over marks as well as after a repair.
     target.ask("busy", "ok");
+    let capture = target.dir.file("again.bin");
     let output = Tool::new(&["attach", &target.pid_text(), "-o", &capture, "--duration", "1"]).run();
     assert_answer(&output, &target, &capture);
+}
+
+#[test]
+fn attach_repairs_the_marks_of_a_killed_tool() {
+    let Some(mut target) = service() else { return };
+    target.ask("quiet", "ok");
+    let before = Snapshot::take(target.pid());
+    target.ask("busy", "ok");
+    let running = foreground(&target, &target.dir.file("first.bin"), &["--foreground"]);
+    if let Some(guardian) = guardian(&target) {
+        signal(guardian, Signal::SIGKILL);
+        eventually("the guardian is gone", SOON, || (!is_alive(guardian)).then_some(()));
+    }
+    running.signal(Signal::SIGKILL);
+    assert!(!running.wait().status.success());
+    let capture = target.dir.file("second.bin");
+    let output = Tool::new(&["attach", &target.pid_text(), "-o", &capture, "--duration", "1"]).run();
+    assert_answer(&output, &target, &capture);
+    target.ask("quiet", "ok");
+    before.assert_same_but_maps(&Snapshot::take(target.pid()));
 }
 
 #[test]
