@@ -82,9 +82,8 @@ impl Error {
             Self::Busy { pid, .. } => Some(format!("memray detach {pid}")),
             Self::ForeignOwner(_, name) => Some(format!("run memray detach as {name} or as root")),
             Self::ElsewhereOwned(_) => Some("run memray detach in the container where it was attached".to_owned()),
-            Self::NoSession => Some("memray attach PID starts a window".to_owned()),
             Self::NothingToHook => Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned()),
-            Self::TooManySlots(_) | Self::Internal(_) => None,
+            Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
         }
     }
 }
