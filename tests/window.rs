@@ -383,9 +383,9 @@ fn marks_of_a_killed_tool_and_guardian_are_repaired() {
     target.ask("quiet", "ok");
     let before = Snapshot::take(target.pid());
     target.ask("busy", "ok");
-    for _ in 0..3 {
-        let capture = target.dir.file("capture.bin");
-        let running = foreground(&target, &capture, &["--force", "--foreground"]);
+    for round in 0..3 {
+        let capture = target.dir.file(&format!("capture.{round}.bin"));
+        let running = foreground(&target, &capture, &["--foreground"]);
         // The guardian first: it acts when the tool is gone.
         if let Some(guardian) = guardian(&target) {
             signal(guardian, Signal::SIGKILL);
