@@ -109,6 +109,11 @@ pub const fn allocator_name(id: u8) -> Option<&'static str> {
 }
 
 impl Header {
+    /// Whether this version has the three search-path fields.
+    pub fn has_paths(&self) -> bool {
+        self.version != VERSION_WITHOUT_PATHS
+    }
+
     /// The header's bytes. Strings end at their first NUL, empty paths are left out: the format has neither.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(1024);
@@ -125,7 +130,7 @@ impl Header {
         out.push(self.python_allocator);
         out.push(self.trace_python_allocators.into());
         out.push(self.track_object_lifetimes.into());
-        if self.version != VERSION_WITHOUT_PATHS {
+        if self.has_paths() {
             put_cstr(&mut out, &self.libdest);
             for paths in [&self.site_packages, &self.sys_path] {
                 let named = paths.iter().filter(|path| !path.is_empty() && !path.starts_with('\0'));
@@ -193,7 +198,7 @@ impl Header {
             site_packages: Vec::new(),
             sys_path: Vec::new(),
         };
-        if version != VERSION_WITHOUT_PATHS {
+        if header.has_paths() {
             header.libdest = fields.string()?;
             header.site_packages = fields.paths()?;
             header.sys_path = fields.paths()?;

@@ -119,7 +119,7 @@ impl Reader {
         self.raw.damage()
     }
 
-    /// Whether the events ended with a trailer. Without one the writer was killed or is still writing.
+    /// Whether the events ended where a closed capture ends. Otherwise its writer was killed or is still writing.
     pub fn is_complete(&self) -> bool {
         self.raw.is_complete()
     }

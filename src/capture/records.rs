@@ -112,7 +112,8 @@ pub struct RawReader {
     last_native_frame: u64,
     last_firstlineno: i32,
     done: bool,
-    complete: bool,
+    trailer: bool,
+    allocations_seen: bool,
     damage: Option<Damage>,
 }
 
@@ -137,7 +138,8 @@ impl RawReader {
             last_native_frame: 0,
             last_firstlineno: 0,
             done: false,
-            complete: false,
+            trailer: false,
+            allocations_seen: false,
             damage: None,
         })
     }
@@ -155,16 +157,17 @@ impl RawReader {
         self.damage.as_ref()
     }
 
-    /// Whether the records ended with a trailer. Without one the writer was killed or is still writing.
+    /// Whether the capture was closed. Otherwise its writer was killed or is still writing. A trailer is not
+    /// enough: in our raw files one stands at the end at all times; closing puts the count into the header.
     pub fn is_complete(&self) -> bool {
-        self.complete
+        self.trailer && (self.header.allocations_count > 0 || !self.allocations_seen)
     }
 
     /// Ends the records because of what the caller found in the last one.
     #[cold]
     pub fn fail(&mut self, what: &str) {
         self.done = true;
-        self.complete = false;
+        self.trailer = false;
         self.damage.get_or_insert(Damage {
             offset: self.source.offset(),
             what: what.into(),
@@ -257,6 +260,7 @@ impl RawReader {
         }
         let length = fields.length(available)?;
         self.source.advance(length);
+        self.allocations_seen = true;
         Ok(RawRecord::Allocation {
             address,
             size,
@@ -304,7 +308,7 @@ impl RawReader {
         let record = match token {
             token::TRAILER => {
                 self.done = true;
-                self.complete = true;
+                self.trailer = true;
                 self.source.advance(1);
                 return Some(RawRecord::Trailer);
             }
@@ -325,7 +329,7 @@ impl RawReader {
         let record = match token {
             aggregated::TRAILER => {
                 self.done = true;
-                self.complete = true;
+                self.trailer = true;
                 self.source.advance(1);
                 return Some(RawRecord::Trailer);
             }

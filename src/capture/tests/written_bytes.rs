@@ -37,15 +37,19 @@ fn a_raw_file_is_the_annotated_example() {
         end_ms: header().start_ms,
         ..header()
     };
-    assert_eq!(file.content(), header_bytes(&fresh));
-    assert_eq!(writer.bytes_written(), header_bytes(&fresh).len() as u64);
+    assert_eq!(file.content(), [&*header_bytes(&fresh), &[1]].concat());
+    assert_eq!(writer.bytes_written(), file.content().len() as u64);
     write_example(&mut writer);
     writer.flush().expect("a flush");
-    // All but the pop, which is lazy, and the trailer.
+    // All but the pop, which is lazy.
     let mut records = example_records();
     records.remove(10);
     let trailer = records.pop().expect("records");
-    assert_eq!(file.content(), [header_bytes(&fresh), records.concat()].concat());
+    assert_eq!(
+        file.content(),
+        [header_bytes(&fresh), records.concat(), trailer.clone()].concat()
+    );
+    assert_eq!(writer.bytes_written(), file.content().len() as u64);
     assert_eq!(writer.allocations_count(), 5);
     writer.finish(1_700_000_000_500, &Appendix::default()).expect("an end");
     let content = file.content();
