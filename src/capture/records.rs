@@ -113,7 +113,6 @@ pub struct RawReader {
     last_firstlineno: i32,
     done: bool,
     trailer: bool,
-    allocations_seen: bool,
     damage: Option<Damage>,
 }
 
@@ -139,7 +138,6 @@ impl RawReader {
             last_firstlineno: 0,
             done: false,
             trailer: false,
-            allocations_seen: false,
             damage: None,
         })
     }
@@ -158,9 +156,10 @@ impl RawReader {
     }
 
     /// Whether the capture was closed. Otherwise its writer was killed or is still writing. A trailer is not
-    /// enough: in our raw files one stands at the end at all times; closing puts the count into the header.
+    /// enough: in our raw files one stands at the end at all times, and only closing moves the end time.
     pub fn is_complete(&self) -> bool {
-        self.trailer && (self.header.allocations_count > 0 || !self.allocations_seen)
+        let is_aggregated = self.header.file_format == FileFormat::AggregatedAllocations;
+        self.trailer && (is_aggregated || self.header.end_ms != self.header.start_ms)
     }
 
     /// Ends the records because of what the caller found in the last one.
@@ -260,7 +259,6 @@ impl RawReader {
         }
         let length = fields.length(available)?;
         self.source.advance(length);
-        self.allocations_seen = true;
         Ok(RawRecord::Allocation {
             address,
             size,

@@ -233,7 +233,12 @@ impl Writer {
         self.sink.end_records();
         self.count_blocks();
         self.header.allocations_count = self.allocations_in_blocks;
-        self.header.end_ms = end_ms;
+        // An end time equal to the start is what a file has that was never closed.
+        self.header.end_ms = if end_ms == self.header.start_ms {
+            end_ms + 1
+        } else {
+            end_ms
+        };
         self.sink.patch_header(STATS_OFFSET, &self.header.encode_stats());
         self.sink.append(&appendix::encode(appendix));
         self.sink.error().cloned().map_or(Ok(()), Err)
