@@ -119,8 +119,9 @@ pub fn encode(appendix: &Appendix) -> Vec<u8> {
 pub fn frame_bytes(back: &[u8]) -> Option<usize> {
     let (length, mark) = back.split_at_checked(4)?;
     let payload_bytes = u32::from_le_bytes(length.try_into().ok()?) as usize;
-    let plausible = payload_bytes >= 12 + BACK_BYTES && payload_bytes <= APPENDIX_BYTES_MAX + 12 + BACK_BYTES;
-    (mark == MARK && plausible).then_some(payload_bytes + 8)
+    let empty_bytes = 12 + BACK_BYTES;
+    let is_plausible = (empty_bytes..=empty_bytes + APPENDIX_BYTES_MAX).contains(&payload_bytes);
+    (mark == MARK && is_plausible).then_some(payload_bytes + 8)
 }
 
 /// Undoes [`encode`]; `None` for anything else, and for a version whose fields mean something else.

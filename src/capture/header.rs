@@ -263,8 +263,11 @@ impl HeaderFields<'_> {
 
 /// Appends `text` up to its first NUL or [`STRING_BYTES_MAX`], and a NUL.
 pub fn put_cstr(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-    out.extend_from_slice(&bytes[..text.floor_char_boundary(end.min(STRING_BYTES_MAX - 1))]);
+    let end = text.bytes().take(STRING_BYTES_MAX - 1).position(|byte| byte == 0);
+    let mut end = end.unwrap_or(text.len().min(STRING_BYTES_MAX - 1));
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    out.extend_from_slice(&text.as_bytes()[..end]);
     out.push(0);
 }

@@ -13,7 +13,8 @@ use super::{
     frames::{Frame, FrameTree, ROOT},
     header::{FileFormat, Header},
     lines::{LineTableFormat, NO_LINE},
-    records::{RawReader, RawRecord},
+    record::RawRecord,
+    records::RawReader,
 };
 
 /// A stack: a node of the reader's frame tree. Equal stacks have equal indices; 0 is the empty stack.
