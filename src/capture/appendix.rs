@@ -91,18 +91,18 @@ pub struct Sample {
     pub cgroup_bytes: Option<u64>,
 }
 
-/// The skippable frame. An appendix that is too large loses its qualified names.
+/// The skippable frame, with [`APPENDIX_VERSION`] whatever `appendix` says. An appendix that is too large
+/// loses its qualified names.
 pub fn encode(appendix: &Appendix) -> Vec<u8> {
-    let json = match serde_json::to_vec(appendix) {
-        Ok(json) if json.len() <= APPENDIX_BYTES_MAX => json,
-        _ => {
-            let less = Appendix {
-                qualnames: None,
-                ..appendix.clone()
-            };
-            serde_json::to_vec(&less).unwrap_or_default()
-        }
+    let mut appendix = Appendix {
+        version: APPENDIX_VERSION,
+        ..appendix.clone()
     };
+    let mut json = serde_json::to_vec(&appendix).unwrap_or_default();
+    if json.len() > APPENDIX_BYTES_MAX {
+        appendix.qualnames = None;
+        json = serde_json::to_vec(&appendix).unwrap_or_default();
+    }
     let payload_bytes = (json.len() + 12 + BACK_BYTES) as u32;
     let mut out = Vec::with_capacity(json.len() + FRONT_BYTES + BACK_BYTES);
     out.extend_from_slice(&SKIPPABLE_MAGIC);
