@@ -182,7 +182,7 @@ impl<'a> Ring<'a> {
         // Acquire: matched by the reader's release after it copied the slots; our stores to them come after.
         let tail = self.header.tail.load(Acquire);
         let used = head.wrapping_sub(tail) as i64;
-        used <= 0 || (used as u64).saturating_add(slots) <= self.mask + 1
+        (used.max(0) as u64).saturating_add(slots) <= self.mask + 1
     }
 
     /// Takes the positions. No order of its own: the slots' words carry it, and that `head` did not move since
@@ -341,3 +341,6 @@ impl<'a> Payload<'a> {
         self.bytes = self.bytes.saturating_sub(24);
     }
 }
+
+#[cfg(test)]
+mod tests;
