@@ -73,6 +73,8 @@ fn main() {
     }
     let image = build(&payload, &target, &PathBuf::from(variable("OUT_DIR")).join("payload"));
     println!("cargo:rustc-env=MEMRAY_PAYLOAD={}", image.display());
+    // For `memray -V`.
+    println!("cargo:rustc-env=MEMRAY_TARGET={target}");
 }
 
 /// Runs the second cargo and gives the path of the finished image.

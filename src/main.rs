@@ -9,4 +9,6 @@ mod report;
 mod session;
 mod ui;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

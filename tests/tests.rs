@@ -1,2 +1,28 @@
-//! One test binary; the public command line is its only door.
-fn main() {}
+//! One test binary; the public command line is its only door. It runs the real program on real interpreters and
+//! reads what it wrote with upstream's reader, which shares no code with ours.
+//!
+//! `MEMRAY_TEST_UPSTREAM` names the interpreter of upstream's reader (`scripts/upstream_reader` prints it);
+//! `MEMRAY_TEST_SKIPS` a file that collects what was skipped; `MEMRAY_TEST_REQUIRE_ALL=1` turns skips into failures.
+
+/// Interpreters, targets, the program under test, upstream's reader, snapshots of a process.
+#[macro_use]
+mod support;
+
+/// What the command line says about itself, and its usage errors.
+mod command_line;
+/// 500 attaches and detaches while four threads allocate and check what they stored.
+mod cycles;
+/// `scripts/demo`, the README's first command.
+mod demo;
+/// Programs that log their own allocations: each record right, none missing, none extra.
+mod exact;
+/// Targets that are blocked in a system call: attached as fast, and their call is what it would have been.
+mod idle;
+/// What is different in a process after detach.
+mod leftovers;
+/// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.
+mod refusals;
+/// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.
+mod reports;
+/// How a window begins and ends.
+mod window;

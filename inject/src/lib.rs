@@ -1,1 +1,28 @@
-//! Stop a thread of another process, make it call the kernel, read its modules, change its GOT slots, let it go.
+//! Stop a thread of another process, make it call the kernel, read its modules, change its GOT slots, let it
+//! go. Serves any injector: it does not know what is injected.
+//!
+//! - [`facts`]: what can be known without touching the process, and the one obstacle that is in the way.
+//! - [`Process`]: memory read and written through `/proc/PID/mem` while the process runs.
+//! - [`with_borrowed_thread`]: one thread makes system calls for us and goes on as if nothing had happened,
+//!   also if we die in the middle.
+//! - [`modules`], [`slots`], [`Originals`]: ELF images, their GOT slots, and the functions behind them, all read
+//!   from memory.
+//!
+//! Nothing here prints, and nothing calls a function of the process.
+//!
+//! Platforms: Linux on x86_64. What depends on the architecture is in `linux/x86_64`.
+
+mod address;
+mod error;
+mod linux;
+
+pub use address::RemoteAddr;
+pub use error::Error;
+pub use linux::borrow::{BorrowError, BorrowOptions, Borrowed, Pause, with_borrowed_thread};
+pub use linux::facts::{Facts, Obstacle, facts};
+pub use linux::maps::Mapping;
+pub use linux::modules::{Module, Symbol, modules, starts};
+pub use linux::originals::{Binding, Originals, binding, holder, is_dynamic_linker};
+pub use linux::process::{Process, start_ticks, stat_field};
+pub use linux::self_test::words_are_written_whole;
+pub use linux::slots::{Relocation, Slot, slots};

@@ -1,1 +1,37 @@
-//! The capture file format.
+//! The capture file format: upstream's version 13 (and 12), its writer and its reader. Nothing else knows
+//! these bytes.
+//!
+//! - [`header`], [`token`], [`varint`]: the bytes themselves, used by both directions.
+//! - [`writer`]: events to a file that is readable at any time; [`sink`] makes the LZ4 frame or the raw file.
+//! - [`records`]: the file's records one by one, as `memray parse` prints them; [`source`] undoes the sink.
+//! - [`reader`]: the same records as events with stacks, for analysis; [`lines`] turns offsets into lines.
+//! - [`appendix`]: what upstream's format has no place for, behind the end that upstream's reader sees.
+//!
+//! All integers are little-endian and only 64-bit files are read and written: upstream stores host words and
+//! marks neither width nor byte order. A reader trusts nothing: every length is bounded, every index checked,
+//! and what precedes the damage is delivered.
+
+pub mod appendix;
+pub mod error;
+pub mod frames;
+pub mod header;
+pub mod lines;
+pub mod lnotab;
+pub mod reader;
+pub mod records;
+pub mod sink;
+pub mod source;
+pub mod token;
+pub mod varint;
+pub mod writer;
+
+pub use appendix::{Appendix, Losses, OldFrees, Sample};
+pub use error::{Damage, ReadError, WriteError};
+pub use frames::Frame;
+pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
+pub use reader::{Event, Location, Reader, StackIndex};
+pub use records::{AggregatedAllocation, RawReader, RawRecord};
+pub use writer::{Writer, WriterOptions};
+
+#[cfg(test)]
+mod tests;

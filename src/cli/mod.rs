@@ -1,1 +1,144 @@
-//! Commands, flags, exit codes.
+//! Commands, flags, their help, and exit codes: 0 done, 1 failed, 2 usage.
+
+mod attach;
+mod duration;
+mod failure;
+mod reports;
+
+pub use failure::Failure;
+
+use crate::session;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// `memray -V`: version, capture versions, build target.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (reads captures v12 and v13, writes v13; built for ",
+    env!("MEMRAY_TARGET"),
+    ")"
+);
+
+/// Memory profiling of a Python process that is already in production.
+#[derive(Parser)]
+#[command(name = "memray", version = VERSION, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Track the allocations of a running process
+    Attach(AttachArgs),
+    /// End the tracking of a process, or clean up after a crash of memray
+    Detach(DetachArgs),
+    /// Show which functions hold the memory
+    Summary(SummaryArgs),
+    /// Print every record of a capture, one a line
+    Parse(ParseArgs),
+    /// Waits until the tracking process ends and cleans up behind it
+    #[command(hide = true)]
+    Guardian { pid: i32, tool_pid: i32, tool_start_ticks: u64 },
+}
+
+#[derive(Args)]
+struct AttachArgs {
+    /// The process to track
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pid: i32,
+    /// Track for this long, then detach and print the answer: seconds, or 30s, 5m
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, allow_negative_numbers = true)]
+    duration: Option<Duration>,
+    /// Write the capture here [default: memray-<PID>.<n>.bin]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Overwrite the output file if it exists
+    #[arg(short, long)]
+    force: bool,
+    /// Write the capture uncompressed
+    #[arg(long)]
+    no_compress: bool,
+    /// Write the capture compressed (the default)
+    #[arg(long, hide = true, conflicts_with = "no_compress")]
+    compress_on_exit: bool,
+    /// Return once tracking is live and go on in the background [default with -o and no --duration]
+    #[arg(long, conflicts_with = "foreground")]
+    background: bool,
+    /// Stay until the window ends and print the answer
+    #[arg(long)]
+    foreground: bool,
+    /// Print no progress and no notes
+    #[arg(short, long)]
+    quiet: bool,
+    /// Say what is done and how long it took; twice: in detail
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+    /// The collector of a background window, started by memray itself
+    #[arg(long, hide = true)]
+    collector: bool,
+}
+
+#[derive(Args)]
+struct DetachArgs {
+    /// The process to stop tracking
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pid: i32,
+    /// Say what is done
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Args)]
+struct SummaryArgs {
+    /// A capture
+    #[arg(value_name = "FILE")]
+    results: PathBuf,
+    /// Sort by this column, 1 to 5
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    sort_column: u8,
+    /// Show at most this many rows [default: what fits the terminal]
+    #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_rows: Option<u32>,
+    /// Show what was still live at the end instead of the high-water mark
+    #[arg(long)]
+    leaks: bool,
+}
+
+#[derive(Args)]
+struct ParseArgs {
+    /// A capture
+    #[arg(value_name = "FILE")]
+    results: PathBuf,
+}
+
+/// Runs the command line.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows which.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let outcome = match cli.command {
+        Command::Attach(args) => attach::attach(args),
+        Command::Detach(args) => attach::detach(&args),
+        Command::Summary(args) => reports::summary(&args),
+        Command::Parse(args) => reports::parse(&args),
+        Command::Guardian { pid, tool_pid, tool_start_ticks } => {
+            session::guard(pid, tool_pid, tool_start_ticks);
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::FAILURE
+        }
+    }
+}

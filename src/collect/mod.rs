@@ -1,1 +1,17 @@
-//! The reading end of the ring.
+//! The reading end of the ring, and what each record in it stands for.
+//!
+//! [`Region`] is the mapped memory and the only `unsafe` outside the payload and the injector; [`RingReader`]
+//! takes records out of it by the contract in `wire::ring`; [`Collector`] numbers threads, resolves stacks and
+//! code, keeps the live set and feeds the capture's writer. Nothing here waits for the tracee.
+
+mod collector;
+mod definitions;
+mod ranges;
+mod region;
+mod ring;
+mod ticks;
+
+pub use collector::{Collector, Counters, MAIN_THREAD, ThreadNames};
+pub use region::Region;
+pub use ring::{RawRecord, RingReader};
+pub use ticks::TickClock;

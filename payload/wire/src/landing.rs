@@ -49,6 +49,9 @@ pub struct LandingHeader {
     pub generation: u64,
     /// Number of valid journal entries; 0 when every slot is back.
     pub journal_count: u64,
+    /// 1 where the last session ended with a thread still inside a hook's recording part: the reservation must
+    /// not be mapped again, the next session takes another range.
+    pub reservation_tainted: u64,
     pub session: SessionMark,
 }
 
@@ -95,8 +98,8 @@ pub struct JournalEntry {
 
 const _: () = assert!(core::mem::size_of::<SessionMark>() == 7 * 8 + PATH_BYTES_MAX);
 const _: () = assert!(core::mem::offset_of!(LandingHeader, journal) == 80);
-const _: () = assert!(core::mem::offset_of!(LandingHeader, session) == 112);
-const _: () = assert!(core::mem::size_of::<LandingHeader>() == 112 + 7 * 8 + PATH_BYTES_MAX);
+const _: () = assert!(core::mem::offset_of!(LandingHeader, session) == 120);
+const _: () = assert!(core::mem::size_of::<LandingHeader>() == 120 + 7 * 8 + PATH_BYTES_MAX);
 const _: () = assert!(core::mem::size_of::<LandingHeader>() <= crate::PAGE_BYTES as usize);
 const _: () = assert!(core::mem::size_of::<JournalEntry>() == 32);
 const _: () = assert!(JOURNAL_BYTES.is_multiple_of(crate::PAGE_BYTES));

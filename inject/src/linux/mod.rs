@@ -1,0 +1,13 @@
+//! Linux.
+
+pub mod borrow;
+pub mod candidates;
+pub mod facts;
+pub mod maps;
+pub mod modules;
+pub mod originals;
+pub mod process;
+mod ptrace;
+pub mod self_test;
+pub mod slots;
+mod x86_64;

@@ -1,0 +1,208 @@
+//! A process and its memory, read and written through `/proc/PID/mem`.
+//!
+//! The descriptor is bound to the address space that it was opened for: after an exec, reads and writes find
+//! nothing, so that a reused PID can't be hit. Reads and writes here need no stop and no ptrace.
+//! Writes go through pages that the process itself may not write: the kernel makes a private copy.
+
+use super::maps::{self, Mapping};
+use crate::address::RemoteAddr;
+use crate::error::Error;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Largest maps file that is read: more than vm.max_map_count usually allows.
+const MAPS_BYTES_MAX: u64 = 64 << 20;
+
+/// An open process.
+#[derive(Clone)]
+pub struct Process {
+    pid: i32,
+    start_ticks: u64,
+    mem: Arc<File>,
+    pidfd: Arc<OwnedFd>,
+}
+
+impl Process {
+    /// Opens a process for reading and writing. Needs the right to ptrace it.
+    pub fn open(pid: i32) -> Result<Self, Error> {
+        let start_ticks = start_ticks(pid).ok_or(Error::Gone { pid })?;
+        let pidfd = open_pidfd(pid).map_err(|error| Error::Proc { file: "(pidfd)", pid, error })?;
+        let mem = open_mem(pid)?;
+        // The pidfd and the mem file name the same process if the start time is still the same.
+        if self::start_ticks(pid) != Some(start_ticks) {
+            return Err(Error::Gone { pid });
+        }
+        Ok(Self { pid, start_ticks, mem: Arc::new(mem), pidfd: Arc::new(pidfd) })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Field 22 of its stat: clock ticks since boot.
+    pub fn start_ticks(&self) -> u64 {
+        self.start_ticks
+    }
+
+    /// Whether it still runs: not dead, and not a zombie.
+    pub fn is_alive(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut descriptors = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        !matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(1..))
+    }
+
+    /// Its wait status, as far as the kernel still knows it: while it is a zombie, or (from Linux 6.15) through
+    /// the pidfd even after its parent has reaped it.
+    pub fn exit_status(&self) -> Option<i32> {
+        pidfd_exit_status(&self.pidfd).or_else(|| zombie_exit_status(self.pid, self.start_ticks))
+    }
+
+    pub fn maps(&self) -> Result<Vec<Mapping>, Error> {
+        let failed = |error| Error::Proc { file: "maps", pid: self.pid, error };
+        let mut text = Vec::new();
+        let file = File::open(format!("/proc/{}/maps", self.pid)).map_err(failed)?;
+        io::Read::read_to_end(&mut io::Read::take(file, MAPS_BYTES_MAX), &mut text).map_err(failed)?;
+        let maps = maps::parse(&String::from_utf8_lossy(&text));
+        if maps.is_empty() { Err(Error::Gone { pid: self.pid }) } else { Ok(maps) }
+    }
+
+    /// The ids of its threads.
+    pub fn tids(&self) -> Result<Vec<i32>, Error> {
+        let failed = |error| Error::Proc { file: "task", pid: self.pid, error };
+        let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_err(failed)?;
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    /// Fills the buffer, or fails as a whole.
+    pub fn read(&self, address: RemoteAddr, buffer: &mut [u8]) -> Result<(), Error> {
+        self.mem
+            .read_exact_at(buffer, address.0)
+            .map_err(|error| Error::Read { address, bytes: buffer.len(), error })
+    }
+
+    pub fn read_u64(&self, address: RemoteAddr) -> Result<u64, Error> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// `bytes` bytes; the caller bounds the number.
+    pub fn read_vec(&self, address: RemoteAddr, bytes: usize) -> Result<Vec<u8>, Error> {
+        let mut buffer = vec![0; bytes];
+        self.read(address, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// Writes bytes that nobody reads meanwhile.
+    pub fn write(&self, address: RemoteAddr, bytes: &[u8]) -> Result<(), Error> {
+        self.mem
+            .write_all_at(bytes, address.0)
+            .map_err(|error| Error::Write { address, bytes: bytes.len(), error })
+    }
+
+    /// Stores one aligned word, so that whoever reads it meanwhile sees the old or the new value
+    /// ([`crate::words_are_written_whole`] checks that of this kernel and CPU).
+    pub fn write_word(&self, address: RemoteAddr, value: u64) -> Result<(), Error> {
+        if address.0 % 8 != 0 {
+            return Err(Error::Unaligned(address));
+        }
+        let bytes = value.to_le_bytes();
+        let failed = |error| Error::Write { address, bytes: 8, error };
+        match self.mem.write_at(&bytes, address.0).map_err(failed)? {
+            8 => Ok(()),
+            _ => Err(failed(io::Error::from(io::ErrorKind::WriteZero))),
+        }
+    }
+
+    /// Stores a word if the old value is as expected: scanning and writing blindly would corrupt memory whose
+    /// module was unloaded meanwhile (hazard 4). Not atomic: what changes between the two is overwritten.
+    pub fn compare_and_write_word(&self, address: RemoteAddr, expected: u64, new: u64) -> Result<bool, Error> {
+        if self.read_u64(address)? != expected {
+            return Ok(false);
+        }
+        self.write_word(address, new)?;
+        Ok(true)
+    }
+}
+
+/// Start time of a process, or of a thread's process.
+pub fn start_ticks(pid: i32) -> Option<u64> {
+    stat_field(pid, 22)?.parse().ok()
+}
+
+/// Field `number` (from 1, at least 3) of `/proc/PID/stat`. The second field may contain anything.
+pub fn stat_field(pid: i32, number: usize) -> Option<String> {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let (_, rest) = text.rsplit_once(") ")?;
+    rest.split_ascii_whitespace().nth(number.checked_sub(3)?).map(str::to_owned)
+}
+
+/// Opens the memory through the leader, or, where that is a zombie, through another thread.
+fn open_mem(pid: i32) -> Result<File, Error> {
+    let open = |path: String| File::options().read(true).write(true).open(path);
+    let failed = |error| Error::Proc { file: "mem", pid, error };
+    let leader = open(format!("/proc/{pid}/mem"));
+    let is_usable = |file: &File| {
+        // A file of a zombie opens, and reads nothing: an end, not an error.
+        let mut byte = [0];
+        !matches!(file.read_at(&mut byte, 0), Ok(0))
+    };
+    match leader {
+        Ok(file) if is_usable(&file) => return Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(failed(error)),
+        _ => {}
+    }
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)?;
+    tasks
+        .filter_map(|task| task.ok()?.file_name().to_str().map(|tid| format!("/proc/{pid}/task/{tid}/mem")))
+        .filter_map(|path| open(path).ok())
+        .find(is_usable)
+        .ok_or(Error::Gone { pid })
+}
+
+fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open reads no memory; a non-negative result is a descriptor that nobody else owns.
+    unsafe {
+        let result = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(result as i32))
+    }
+}
+
+/// `struct pidfd_info` of `linux/pidfd.h`, its first version.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const _: () = assert!(size_of::<PidfdInfo>() == 64);
+
+fn pidfd_exit_status(pidfd: &OwnedFd) -> Option<i32> {
+    use std::os::fd::AsRawFd;
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xff, 11, struct pidfd_info).
+    const SIZE: u64 = size_of::<PidfdInfo>() as u64;
+    const PIDFD_GET_INFO: u64 = 3 << 30 | SIZE << 16 | 0xff << 8 | 11;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request's size field tells the kernel how much it may write: exactly this struct.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &mut info) };
+    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+fn zombie_exit_status(pid: i32, expected_start_ticks: u64) -> Option<i32> {
+    let is_same = start_ticks(pid) == Some(expected_start_ticks);
+    if !is_same || stat_field(pid, 3)? != "Z" {
+        return None;
+    }
+    stat_field(pid, 52)?.parse().ok()
+}

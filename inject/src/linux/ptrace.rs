@@ -1,0 +1,217 @@
+//! Every ptrace request of this crate. A tracee belongs to the thread that seized it: all of these must be
+//! made by that thread.
+
+use super::x86_64::registers::Registers;
+use crate::error::Error;
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::time::{Duration, Instant};
+
+/// Largest register set that is read: the xsave area with AMX tiles is 11 KiB.
+const REGSET_BYTES_MAX: usize = 64 << 10;
+/// `linux/elf.h`.
+const NT_PRSTATUS: i64 = 1;
+const NT_X86_XSTATE: i64 = 0x202;
+/// `linux/ptrace.h`.
+const PTRACE_GETSIGMASK: u32 = 0x420a;
+const PTRACE_SETSIGMASK: u32 = 0x420b;
+const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+
+/// A thread that is seized. Dropping it lets the thread go wherever it is.
+pub struct Seized {
+    tid: i32,
+    /// Whether the thread is in a stop, so that it can be detached.
+    is_stopped: bool,
+}
+
+/// `struct ptrace_rseq_configuration`.
+#[repr(C)]
+#[derive(Default)]
+pub struct RseqConfiguration {
+    pub abi_address: u64,
+    pub abi_size: u32,
+    pub signature: u32,
+    pub flags: u32,
+    _pad: u32,
+}
+
+impl Seized {
+    /// Becomes the tracer of a thread without stopping it.
+    pub fn seize(tid: i32) -> Result<Self, Errno> {
+        request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize)?;
+        Ok(Self { tid, is_stopped: false })
+    }
+
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Stops the thread. False if it did not stop in time (it sleeps uninterruptibly): the calling thread
+    /// must then end, because only the tracer's end frees such a tracee.
+    pub fn interrupt(&mut self, time_max: Duration) -> Result<bool, Error> {
+        self.request("INTERRUPT", libc::PTRACE_INTERRUPT, 0, 0)?;
+        let deadline = Instant::now() + time_max;
+        let mut looks = 0_u32;
+        loop {
+            match self.poll_stop()? {
+                // A signal that was on its way: deliver it and go on waiting.
+                Some(Stop::Signal(signal)) => self.resume("CONT", libc::PTRACE_CONT, signal)?,
+                Some(Stop::Event) => return Ok(true),
+                Some(Stop::Syscall) => self.resume("CONT", libc::PTRACE_CONT, 0)?,
+                None if Instant::now() >= deadline => return Ok(false),
+                // The stop is usually microseconds away: look closely first, then less often.
+                None if looks < 200 => {
+                    looks += 1;
+                    std::thread::yield_now();
+                }
+                None => std::thread::sleep(Duration::from_micros(50)),
+            }
+        }
+    }
+
+    /// Lets the thread run to its next entry into or exit from a system call.
+    pub fn run_to_syscall_stop(&mut self) -> Result<(), Error> {
+        let mut signal = 0;
+        loop {
+            self.resume("SYSCALL", libc::PTRACE_SYSCALL, signal)?;
+            match self.wait_stop()? {
+                Stop::Syscall => return Ok(()),
+                // The trap of an earlier INTERRUPT, or a group stop.
+                Stop::Event => signal = 0,
+                // Only SIGSTOP can arrive with all signals blocked; it is passed on.
+                Stop::Signal(arrived) => signal = arrived,
+            }
+        }
+    }
+
+    /// Lets the thread go.
+    pub fn detach(mut self) -> Result<(), Error> {
+        self.is_stopped = false;
+        self.request("DETACH", libc::PTRACE_DETACH, 0, 0)
+    }
+
+    pub fn registers(&self) -> Result<Registers, Error> {
+        let mut registers = Registers::default();
+        let bytes = registers.as_bytes_mut();
+        let wanted = bytes.len();
+        let got = self.get_regset("GETREGSET", NT_PRSTATUS, bytes)?;
+        if got != wanted {
+            return Err(Error::Unexpected { what: "has registers of another architecture", tid: self.tid });
+        }
+        Ok(registers)
+    }
+
+    pub fn set_registers(&self, registers: &Registers) -> Result<(), Error> {
+        let bytes = registers.as_bytes();
+        let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        self.request("SETREGSET", libc::PTRACE_SETREGSET, NT_PRSTATUS as usize, &raw mut vector as usize)
+    }
+
+    /// The xsave area, as the kernel would write it into a signal frame except for its software bytes.
+    pub fn xstate(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; REGSET_BYTES_MAX];
+        let got = self.get_regset("GETREGSET", NT_X86_XSTATE, &mut bytes)?;
+        bytes.truncate(got);
+        Ok(bytes)
+    }
+
+    pub fn signal_mask(&self) -> Result<u64, Error> {
+        let mut mask = 0_u64;
+        self.request("GETSIGMASK", PTRACE_GETSIGMASK, size_of::<u64>(), &raw mut mask as usize)?;
+        Ok(mask)
+    }
+
+    pub fn set_signal_mask(&self, mask: u64) -> Result<(), Error> {
+        self.request("SETSIGMASK", PTRACE_SETSIGMASK, size_of::<u64>(), &raw const mask as usize)
+    }
+
+    /// Where the thread has its rseq area; `None` on kernels that can't tell (before 5.13).
+    pub fn rseq(&self) -> Option<RseqConfiguration> {
+        let mut configuration = RseqConfiguration::default();
+        let at = &raw mut configuration as usize;
+        self.request("GET_RSEQ", PTRACE_GET_RSEQ_CONFIGURATION, size_of::<RseqConfiguration>(), at).ok()?;
+        Some(configuration)
+    }
+
+    fn get_regset(&self, name: &'static str, set: i64, bytes: &mut [u8]) -> Result<usize, Error> {
+        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        self.request(name, libc::PTRACE_GETREGSET, set as usize, &raw mut vector as usize)?;
+        Ok(vector.iov_len.min(bytes.len()))
+    }
+
+    fn resume(&mut self, name: &'static str, how: u32, signal: i32) -> Result<(), Error> {
+        self.is_stopped = false;
+        self.request(name, how, 0, signal as usize)
+    }
+
+    fn request(&self, name: &'static str, what: u32, address: usize, data: usize) -> Result<(), Error> {
+        request(what, self.tid, address, data).map_err(|errno| match errno {
+            Errno::ESRCH => Error::Gone { pid: self.tid },
+            errno => Error::Ptrace { request: name, tid: self.tid, errno },
+        })
+    }
+
+    fn poll_stop(&mut self) -> Result<Option<Stop>, Error> {
+        self.wait(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)
+    }
+
+    fn wait_stop(&mut self) -> Result<Stop, Error> {
+        loop {
+            if let Some(stop) = self.wait(WaitPidFlag::__WALL)? {
+                return Ok(stop);
+            }
+        }
+    }
+
+    fn wait(&mut self, flags: WaitPidFlag) -> Result<Option<Stop>, Error> {
+        let gone = Error::Gone { pid: self.tid };
+        let stop = match waitpid(Pid::from_raw(self.tid), Some(flags)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return Ok(None),
+            Ok(WaitStatus::PtraceSyscall(_)) => Stop::Syscall,
+            Ok(WaitStatus::PtraceEvent(..)) => Stop::Event,
+            Ok(WaitStatus::Stopped(_, signal)) => Stop::Signal(signal as i32),
+            Ok(_) | Err(Errno::ECHILD) => return Err(gone),
+            // nix knows no real-time signals: a status it can't parse is a stop by one of them, whose number
+            // is lost. Such a signal was queued before all were blocked; it is asked for below.
+            Err(Errno::EINVAL) => Stop::Signal(self.stop_signal()?),
+            Err(errno) => return Err(Error::Ptrace { request: "wait", tid: self.tid, errno }),
+        };
+        self.is_stopped = true;
+        Ok(Some(stop))
+    }
+
+    /// The signal of a signal-delivery stop, from its siginfo.
+    fn stop_signal(&self) -> Result<i32, Error> {
+        // SAFETY: siginfo_t is plain data for which all zeroes is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        self.request("GETSIGINFO", libc::PTRACE_GETSIGINFO, 0, &raw mut info as usize)?;
+        Ok(info.si_signo)
+    }
+}
+
+impl Drop for Seized {
+    fn drop(&mut self) {
+        // Otherwise the end of this thread lets go of it.
+        if self.is_stopped {
+            let _ = request(libc::PTRACE_DETACH, self.tid, 0, 0);
+        }
+    }
+}
+
+/// Why a tracee stands still.
+enum Stop {
+    Syscall,
+    /// PTRACE_EVENT_STOP: the INTERRUPT, or a group stop.
+    Event,
+    /// A signal is about to be delivered.
+    Signal(i32),
+}
+
+fn request(what: u32, tid: i32, address: usize, data: usize) -> Result<(), Errno> {
+    // SAFETY: each caller passes what its request wants: numbers, or the address of a live value of the size
+    // that the request reads or writes.
+    let result = unsafe { libc::ptrace(what, tid, address, data) };
+    if result < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+

@@ -1,0 +1,45 @@
+//! Is an aligned 8-byte write through `/proc/PID/mem` seen as a whole? Everything about slots rests on it, and
+//! neither the architecture nor the kernel promises it, so it is tried in the tool's own memory first.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const SELF_TEST_TIME: Duration = Duration::from_millis(1);
+const VALUES: [u64; 2] = [0x0101_0101_0101_0101, 0xfefe_fefe_fefe_fefe];
+
+/// Flips a word from outside while another thread reads it. False if a mix was ever seen, or if the memory
+/// file can't be written at all.
+pub fn words_are_written_whole() -> bool {
+    let Ok(mem) = File::options().read(true).write(true).open("/proc/self/mem") else { return false };
+    let word = AtomicU64::new(VALUES[0]);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                if !VALUES.contains(&word.load(Ordering::Relaxed)) {
+                    return false;
+                }
+            }
+            true
+        });
+        let deadline = Instant::now() + SELF_TEST_TIME;
+        let mut written = true;
+        while written && Instant::now() < deadline {
+            for value in VALUES {
+                written &= matches!(mem.write_at(&value.to_le_bytes(), word.as_ptr() as u64), Ok(8));
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        reader.join().unwrap_or(false) && written
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn words_are_written_whole_here() {
+        assert!(super::words_are_written_whole());
+    }
+}

@@ -1,0 +1,133 @@
+//! GOT slots: where an image keeps the addresses of functions that it imports.
+
+use super::modules::{Module, symbol_bytes, u32_at, u64_at};
+use super::process::Process;
+use crate::address::RemoteAddr;
+use goblin::elf::reloc::{R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT};
+use std::collections::HashMap;
+
+const RELA_BYTES: u64 = 24;
+/// Relocations of one table that are looked at: 1.5 GB of table.
+const RELOCATIONS_MAX: u64 = 1 << 26;
+/// Relocations that are read at once.
+const CHUNK: u64 = 1 << 14;
+/// String tables up to this size are read as a whole.
+const STRINGS_BYTES_WHOLE: u64 = 1 << 20;
+const NAME_BYTES_MAX: usize = 64;
+
+/// What wrote the slot's first value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relocation {
+    /// A function called through the PLT, possibly still to be bound.
+    JumpSlot,
+    /// A function whose address is taken, or called without a PLT.
+    GlobDat,
+    /// A function pointer in data.
+    Absolute64,
+}
+
+/// A slot that holds one of the wanted functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub address: u64,
+    /// Index into the wanted names.
+    pub name: usize,
+    pub relocation: Relocation,
+    /// What it held when it was read.
+    pub value: u64,
+}
+
+/// The slots of a module for the wanted names.
+pub fn slots(process: &Process, module: &Module, names: &[&str]) -> Vec<Slot> {
+    let symbols = wanted_symbols(process, module, names);
+    let mut slots = Vec::new();
+    if symbols.is_empty() {
+        return slots;
+    }
+    let tables = module.tables;
+    let all = tables.rela_bytes / RELA_BYTES;
+    let relative = tables.relative_count.min(all);
+    for (table, first, count) in
+        [(tables.rela, relative, all), (tables.plt_rela, 0, tables.plt_rela_bytes / RELA_BYTES)]
+    {
+        if table != 0 {
+            read_table(process, module, table, first..count.min(RELOCATIONS_MAX), &symbols, &mut slots);
+        }
+    }
+    slots.sort_unstable_by_key(|slot| slot.address);
+    // A linker may let both tables cover the PLT's relocations.
+    slots.dedup_by_key(|slot| slot.address);
+    slots
+}
+
+/// Symbol index → index of the wanted name.
+fn wanted_symbols(process: &Process, module: &Module, names: &[&str]) -> HashMap<u32, usize> {
+    let mut wanted: HashMap<u32, usize> = names
+        .iter()
+        .enumerate()
+        .filter_map(|(name_index, name)| Some((module.symbol(process, name)?.index, name_index)))
+        .collect();
+    let count = module.undefined_symbols(process) as usize;
+    let Ok(symbols) = process.read_vec(RemoteAddr(module.tables.symbols), count * symbol_bytes()) else { return wanted };
+    let whole = module.tables.strings_bytes <= STRINGS_BYTES_WHOLE;
+    let strings = if whole {
+        process.read_vec(RemoteAddr(module.tables.strings), module.tables.strings_bytes as usize).ok()
+    } else {
+        None
+    };
+    for (index, symbol) in symbols.chunks_exact(symbol_bytes()).enumerate() {
+        let Some(offset) = u32_at(symbol, 0) else { continue };
+        let mut buffer = [0; NAME_BYTES_MAX];
+        let name = match &strings {
+            Some(strings) => strings.get(offset as usize..).unwrap_or_default(),
+            None => {
+                let at = RemoteAddr(module.tables.strings + u64::from(offset));
+                if process.read(at, &mut buffer).is_err() { &[] } else { &buffer[..] }
+            }
+        };
+        let name = &name[..name.iter().take(NAME_BYTES_MAX).position(|&byte| byte == 0).unwrap_or(0)];
+        if let Some(name_index) = names.iter().position(|wanted| wanted.as_bytes() == name) {
+            wanted.insert(index as u32, name_index);
+        }
+    }
+    wanted
+}
+
+fn read_table(
+    process: &Process,
+    module: &Module,
+    table: u64,
+    entries: std::ops::Range<u64>,
+    symbols: &HashMap<u32, usize>,
+    slots: &mut Vec<Slot>,
+) {
+    let mut next = entries.start;
+    while next < entries.end {
+        let count = (entries.end - next).min(CHUNK);
+        let at = RemoteAddr(table + next * RELA_BYTES);
+        let Ok(bytes) = process.read_vec(at, (count * RELA_BYTES) as usize) else { return };
+        for entry in bytes.chunks_exact(RELA_BYTES as usize) {
+            if let Some(slot) = read_entry(process, module, entry, symbols) {
+                slots.push(slot);
+            }
+        }
+        next += count;
+    }
+}
+
+fn read_entry(process: &Process, module: &Module, entry: &[u8], symbols: &HashMap<u32, usize>) -> Option<Slot> {
+    let (offset, kind, symbol, addend) = (u64_at(entry, 0)?, u32_at(entry, 8)?, u32_at(entry, 12)?, u64_at(entry, 16)?);
+    let name = *symbols.get(&symbol)?;
+    let relocation = match kind {
+        R_X86_64_JUMP_SLOT => Relocation::JumpSlot,
+        R_X86_64_GLOB_DAT => Relocation::GlobDat,
+        R_X86_64_64 if addend == 0 => Relocation::Absolute64,
+        _ => return None,
+    };
+    let address = offset.wrapping_add(module.bias);
+    // Only an aligned word can be changed while the tracee runs.
+    if address % 8 != 0 || !module.contains(address) {
+        return None;
+    }
+    Some(Slot { address, name, relocation, value: process.read_u64(RemoteAddr(address)).ok()? })
+}

@@ -1,0 +1,205 @@
+//! The heap as a capture's events tell it: what is live now, what was live at the high-water mark.
+
+use wire::Allocator;
+
+use super::high_water::Places;
+use super::input::{Event, StackIndex};
+use super::live::{Block, LiveBlocks};
+use super::ranges::RangeMap;
+
+/// No block is larger than an address space; a capture that says so is damaged, and its sums stay sane.
+const BLOCK_BYTES_MAX: u64 = 1 << 57;
+
+/// What one stack allocated through one allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocationRow {
+    /// The first thread that did.
+    pub tid: u64,
+    pub stack: StackIndex,
+    pub allocator: u8,
+    /// Blocks, not calls: of a mapping with a hole two are left.
+    pub allocations: u64,
+    pub bytes: u64,
+    /// How many of the blocks are arenas of Python's small-object allocator; only known for leaks.
+    pub arenas: u64,
+}
+
+/// The heap at one moment, by location, in order of first allocation. Locations that held nothing are absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub rows: Vec<LocationRow>,
+    /// Sum over the rows.
+    pub total_bytes: u64,
+    /// Sum over the rows.
+    pub total_allocations: u64,
+    /// The most that was ever live at once.
+    pub peak_bytes: u64,
+}
+
+/// Follows events one by one; O(1) each, O(log n) for mapped ranges.
+#[derive(Debug, Default)]
+pub struct Heap {
+    places: Places,
+    blocks: LiveBlocks,
+    ranges: RangeMap,
+    allocations_count: u64,
+    old_frees_count: u64,
+    old_unmapped_bytes: u64,
+}
+
+impl Heap {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in the next event.
+    #[inline]
+    pub fn apply(&mut self, event: &Event) {
+        self.places.begin_event();
+        match *event {
+            Event::Allocation {
+                tid,
+                address,
+                size,
+                allocator,
+                stack,
+                ..
+            } => {
+                self.allocations_count += 1;
+                let location = self.places.id(tid, stack, allocator);
+                let bytes = size.min(BLOCK_BYTES_MAX);
+                if allocator == Allocator::Mmap as u8 {
+                    let places = &mut self.places;
+                    self.ranges.insert(address, bytes, location, &mut |change| {
+                        places.change(change.location, change.bytes, change.blocks);
+                    });
+                } else {
+                    if let Some(old) = self.blocks.allocate(address, Block { bytes, location }) {
+                        self.places.change(old.location, -(old.bytes as i64), -1);
+                    }
+                    self.places.change(location, bytes as i64, 1);
+                }
+            }
+            Event::Deallocation { address, .. } => match self.blocks.free(address) {
+                Some(old) => self.places.change(old.location, -(old.bytes as i64), -1),
+                None => self.old_frees_count += 1,
+            },
+            Event::Unmap { address, size, .. } => {
+                let places = &mut self.places;
+                let removed_bytes = self.ranges.remove(address, size, &mut |change| {
+                    places.change(change.location, change.bytes, change.blocks);
+                });
+                self.old_unmapped_bytes = self
+                    .old_unmapped_bytes
+                    .saturating_add(size.saturating_sub(removed_bytes));
+            }
+            Event::Memory { .. } => return,
+        }
+        self.places.end_event();
+    }
+
+    pub fn live_bytes(&self) -> u64 {
+        self.places.live_bytes()
+    }
+
+    pub fn peak_bytes(&self) -> u64 {
+        self.places.peak_bytes()
+    }
+
+    /// Live blocks and mapped ranges.
+    pub fn live_blocks_count(&self) -> usize {
+        self.blocks.blocks_count() + self.ranges.iter().count()
+    }
+
+    /// Allocations so far, freed ones included.
+    pub fn allocations_count(&self) -> u64 {
+        self.allocations_count
+    }
+
+    /// Frees of blocks that the capture didn't see allocated.
+    pub fn old_frees_count(&self) -> u64 {
+        self.old_frees_count
+    }
+
+    /// Bytes unmapped that the capture didn't see mapped.
+    pub fn old_unmapped_bytes(&self) -> u64 {
+        self.old_unmapped_bytes
+    }
+
+    /// What was live at the last moment at which the heap was largest.
+    pub fn high_water(&self) -> Snapshot {
+        self.snapshot(self.places.iter().map(|place| {
+            let (bytes, allocations) = self.places.at_peak(place);
+            LocationRow {
+                tid: place.tid,
+                stack: place.stack,
+                allocator: place.allocator,
+                allocations,
+                bytes,
+                arenas: 0,
+            }
+        }))
+    }
+
+    /// What is live now. `arena_bytes` ([`arena_bytes`]) tells which mapped ranges are arenas.
+    pub fn leaks(&self, arena_bytes: Option<u64>) -> Snapshot {
+        let mut arenas = vec![0; self.places.iter().len()];
+        for (_, bytes, location) in self.ranges.iter() {
+            if Some(bytes) == arena_bytes {
+                arenas[location as usize] += 1;
+            }
+        }
+        self.snapshot(self.places.iter().zip(arenas).map(|(place, arenas)| LocationRow {
+            tid: place.tid,
+            stack: place.stack,
+            allocator: place.allocator,
+            allocations: place.blocks,
+            bytes: place.bytes,
+            arenas,
+        }))
+    }
+
+    fn snapshot(&self, rows: impl Iterator<Item = LocationRow>) -> Snapshot {
+        let rows: Vec<_> = rows.filter(|row| row.allocations != 0 || row.bytes != 0).collect();
+        Snapshot {
+            total_bytes: rows.iter().fold(0, |sum, row| sum.wrapping_add(row.bytes)),
+            total_allocations: rows.iter().fold(0, |sum, row| sum.wrapping_add(row.allocations)),
+            peak_bytes: self.peak_bytes(),
+            rows,
+        }
+    }
+}
+
+/// The heap after all events.
+pub fn heap(events: impl IntoIterator<Item = Event>) -> Heap {
+    let mut heap = Heap::new();
+    for event in events {
+        heap.apply(&event);
+    }
+    heap
+}
+
+/// What was live at the high-water mark.
+pub fn high_water(events: impl IntoIterator<Item = Event>) -> Snapshot {
+    heap(events).high_water()
+}
+
+/// What is live after the last event.
+pub fn leaks(events: impl IntoIterator<Item = Event>, arena_bytes: Option<u64>) -> Snapshot {
+    heap(events).leaks(arena_bytes)
+}
+
+/// Size of an arena of Python's small-object allocator, where the interpreter uses it: `ARENA_BITS` in
+/// `Objects/obmalloc.c` is 18 up to 3.9 and 20 from 3.10 on (64-bit). `python_version` is `PY_VERSION_HEX`,
+/// `python_allocator` the id in a capture's header (1 pymalloc, 2 pymalloc with debug hooks).
+pub fn arena_bytes(python_version: u32, python_allocator: u8) -> Option<u64> {
+    matches!(python_allocator, 1 | 2).then_some(if python_version >= 0x030a_0000 {
+        1 << 20
+    } else {
+        1 << 18
+    })
+}
+
+#[cfg(test)]
+#[path = "heap_tests.rs"]
+mod tests;

@@ -1,0 +1,121 @@
+//! What each place holds now, and what it held when the whole heap was largest, in one pass.
+//!
+//! A copy of all places at each new peak would cost places × peaks. Instead a place remembers when it last
+//! changed. If the peak came after that, what it holds now is what it held at the peak, and it is noted down
+//! just before the next change: O(1) for each event.
+
+use rustc_hash::FxHashMap;
+
+use super::input::StackIndex;
+
+/// One stack that allocated through one allocator.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The first thread that allocated here.
+    pub tid: u64,
+    pub stack: StackIndex,
+    pub allocator: u8,
+    pub bytes: u64,
+    pub blocks: u64,
+    /// As of the last peak before `changed_at`; see [`Places::at_peak`].
+    noted_bytes: u64,
+    noted_blocks: u64,
+    /// Number of the event that changed it last.
+    changed_at: u64,
+}
+
+/// All places and the peak of their sum.
+#[derive(Debug, Default)]
+pub struct Places {
+    places: Vec<Place>,
+    ids: FxHashMap<u64, u32>,
+    /// The place that was asked for last; allocations come in bursts from the same line.
+    last: Option<(u64, u32)>,
+    live_bytes: u64,
+    peak_bytes: u64,
+    /// Number of the event after which the heap was at its peak, counted from 1.
+    peak_at: u64,
+    now: u64,
+}
+
+impl Places {
+    /// The number of this place (`tid` is kept for a new one); numbers are given in order of first appearance.
+    #[inline]
+    pub fn id(&mut self, tid: u64, stack: StackIndex, allocator: u8) -> u32 {
+        let key = u64::from(stack) << 8 | u64::from(allocator);
+        if let Some((last_key, id)) = self.last
+            && last_key == key
+        {
+            return id;
+        }
+        let places = &mut self.places;
+        let id = *self.ids.entry(key).or_insert_with(|| {
+            let id = places.len() as u32;
+            let (bytes, blocks, noted_bytes, noted_blocks, changed_at) = (0, 0, 0, 0, u64::MAX);
+            places.push(Place {
+                tid,
+                stack,
+                allocator,
+                bytes,
+                blocks,
+                noted_bytes,
+                noted_blocks,
+                changed_at,
+            });
+            id
+        });
+        self.last = Some((key, id));
+        id
+    }
+
+    /// Begins the next event.
+    #[inline]
+    pub fn begin_event(&mut self) {
+        self.now += 1;
+    }
+
+    /// Changes what a place holds. Sums wrap: a capture that lies about sizes gives wrong sums, not a panic.
+    #[inline]
+    pub fn change(&mut self, place: u32, bytes: i64, blocks: i64) {
+        let place = &mut self.places[place as usize];
+        if place.changed_at <= self.peak_at {
+            place.noted_bytes = place.bytes;
+            place.noted_blocks = place.blocks;
+        }
+        place.changed_at = self.now;
+        place.bytes = place.bytes.wrapping_add_signed(bytes);
+        place.blocks = place.blocks.wrapping_add_signed(blocks);
+        self.live_bytes = self.live_bytes.wrapping_add_signed(bytes);
+    }
+
+    /// Ends the event. The peak is the last event after which the heap was largest, upstream's definition.
+    #[inline]
+    pub fn end_event(&mut self) {
+        if self.live_bytes >= self.peak_bytes {
+            self.peak_bytes = self.live_bytes;
+            self.peak_at = self.now;
+        }
+    }
+
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    pub fn peak_bytes(&self) -> u64 {
+        self.peak_bytes
+    }
+
+    /// Each place, in order of first appearance.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Place> {
+        self.places.iter()
+    }
+
+    /// (bytes, blocks) that the place held at the peak.
+    pub fn at_peak(&self, place: &Place) -> (u64, u64) {
+        if place.changed_at <= self.peak_at {
+            (place.bytes, place.blocks)
+        } else {
+            (place.noted_bytes, place.noted_blocks)
+        }
+    }
+}

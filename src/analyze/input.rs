@@ -1,0 +1,93 @@
+//! What analysis works on: events, stacks by index, and the frames behind an index.
+
+use crate::capture::Reader;
+pub use crate::capture::{Event, Losses, Sample, StackIndex};
+
+/// A frame as people know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Location<'a> {
+    pub function: &'a str,
+    pub file: &'a str,
+    /// 0 where unknown.
+    pub line: u32,
+}
+
+/// Frames by stack. Implemented by the capture's reader, and by the collector for a window that just ended.
+pub trait Stacks {
+    /// The frames of `stack`, innermost first; none for an empty or unknown stack. `tid` is the thread that it
+    /// was on: the outermost frames of the main thread may be the profiler's.
+    fn frames(&self, tid: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>>;
+}
+
+impl Stacks for Reader {
+    fn frames(&self, tid: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
+        let header = self.header();
+        let skipped = if tid == header.main_tid {
+            header.skipped_frames_on_main_tid
+        } else {
+            0
+        };
+        let depth = u64::from(self.stack_depth(stack)).saturating_sub(skipped);
+        self.stack_frames(stack).take(depth as usize).map(|frame| Location {
+            function: frame.function,
+            file: frame.file,
+            line: frame.line.try_into().unwrap_or(0),
+        })
+    }
+}
+
+/// Name of what is not known, as upstream prints it.
+pub const UNKNOWN: &str = "???";
+
+#[cfg(test)]
+pub mod testing {
+    //! Stacks without a capture.
+
+    use super::super::heap::{LocationRow, Snapshot};
+    use super::*;
+
+    type OwnedFrame = (String, String, u32);
+
+    /// Stack `n` is the `n`th given.
+    pub struct FakeStacks(Vec<Vec<OwnedFrame>>);
+
+    impl FakeStacks {
+        /// (function, file, line) of each frame, innermost first.
+        pub fn new(stacks: &[&[(&str, &str, u32)]]) -> Self {
+            let own = |&(function, file, line): &(&str, &str, u32)| (function.to_owned(), file.to_owned(), line);
+            Self(stacks.iter().map(|frames| frames.iter().map(own).collect()).collect())
+        }
+    }
+
+    impl Stacks for FakeStacks {
+        fn frames(&self, _: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
+            let frames = self.0.get(stack as usize).into_iter().flatten();
+            frames.map(|(function, file, line)| Location {
+                function,
+                file,
+                line: *line,
+            })
+        }
+    }
+
+    /// A snapshot of (stack, blocks, bytes).
+    pub fn snapshot(rows: &[(u32, u64, u64)]) -> Snapshot {
+        let row = |&(stack, allocations, bytes): &(u32, u64, u64)| LocationRow {
+            tid: 1,
+            stack,
+            allocator: 6,
+            allocations,
+            bytes,
+            arenas: 0,
+        };
+        let rows: Vec<_> = rows.iter().map(row).collect();
+        let total_bytes = rows.iter().map(|row| row.bytes).sum();
+        let total_allocations = rows.iter().map(|row| row.allocations).sum();
+        Snapshot {
+            rows,
+            total_bytes,
+            total_allocations,
+            peak_bytes: total_bytes,
+        }
+    }
+}

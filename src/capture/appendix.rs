@@ -1,0 +1,136 @@
+//! What upstream's format has no place for, as JSON in an LZ4 skippable frame behind the end that upstream's
+//! reader sees: after the LZ4 frame's end mark, or after a raw file's TRAILER.
+//!
+//! ```text
+//! 50 2a 4d 18 · u32 payload bytes · "memrayAX" · u32 version · JSON · u32 payload bytes · "memrayAX"
+//! ```
+//!
+//! The closing copy lets a reader find it from the file's end without walking the blocks.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::token::SKIPPABLE_MAGIC;
+
+/// Version of the fields below. Unknown fields are ignored and missing ones have defaults, so it changes only
+/// when a field changes its meaning.
+pub const APPENDIX_VERSION: u32 = 1;
+
+/// Longest JSON that is written or read, in bytes.
+pub const APPENDIX_BYTES_MAX: usize = 256 << 20;
+
+const MARK: [u8; 8] = *b"memrayAX";
+/// Skippable magic and length, mark, version.
+const FRONT_BYTES: usize = 20;
+/// Length and mark.
+pub const BACK_BYTES: usize = 12;
+
+/// Facts about the window, known when it ends.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Appendix {
+    pub version: u32,
+    pub losses: Losses,
+    /// Frees of blocks that are older than the window.
+    pub old_frees: OldFrees,
+    /// In order of time.
+    pub samples: Vec<Sample>,
+    pub cgroup_limit_bytes: Option<u64>,
+    /// How long each stop of a thread of the target took, in microseconds.
+    pub pause_us: Vec<u64>,
+    /// Milliseconds since the epoch.
+    pub attached_ms: i64,
+    pub detached_ms: i64,
+    /// How the target ended, if it did within the window.
+    pub target_end: Option<String>,
+    /// Name and version of what recorded.
+    pub tool: String,
+    /// Address space that stays in the target.
+    pub left_over_bytes: u64,
+    /// Qualified names of code objects, by code id.
+    pub qualnames: Option<BTreeMap<u64, String>>,
+}
+
+/// Events that were not recorded, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Losses {
+    /// The ring was full.
+    pub allocations_full: u64,
+    pub frees_full: u64,
+    pub outcomes_full: u64,
+    pub definitions_full: u64,
+    /// A hook was reached from within a hook.
+    pub reentrant: u64,
+    /// The thread table was full.
+    pub no_thread_entry: u64,
+    /// Reserved and never written.
+    pub abandoned: u64,
+    /// Written after the reader had given up on them.
+    pub late_commits: u64,
+    /// Ring slots taken out of use.
+    pub dead_slots: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OldFrees {
+    pub count: u64,
+    /// Where sizes of blocks can be read.
+    pub bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sample {
+    /// Milliseconds since the epoch.
+    pub time_ms: i64,
+    pub rss_bytes: u64,
+    /// The cgroup's usage less reclaimable cache.
+    pub cgroup_bytes: Option<u64>,
+}
+
+/// The skippable frame. An appendix that is too large loses its qualified names.
+pub fn encode(appendix: &Appendix) -> Vec<u8> {
+    let json = match serde_json::to_vec(appendix) {
+        Ok(json) if json.len() <= APPENDIX_BYTES_MAX => json,
+        _ => {
+            let less = Appendix {
+                qualnames: None,
+                ..appendix.clone()
+            };
+            serde_json::to_vec(&less).unwrap_or_default()
+        }
+    };
+    let payload_bytes = (json.len() + 12 + BACK_BYTES) as u32;
+    let mut out = Vec::with_capacity(json.len() + FRONT_BYTES + BACK_BYTES);
+    out.extend_from_slice(&SKIPPABLE_MAGIC);
+    out.extend_from_slice(&payload_bytes.to_le_bytes());
+    out.extend_from_slice(&MARK);
+    out.extend_from_slice(&APPENDIX_VERSION.to_le_bytes());
+    out.extend_from_slice(&json);
+    out.extend_from_slice(&payload_bytes.to_le_bytes());
+    out.extend_from_slice(&MARK);
+    out
+}
+
+/// Length of the whole skippable frame, if the file's last [`BACK_BYTES`] close one.
+pub fn frame_bytes(back: &[u8]) -> Option<usize> {
+    let (length, mark) = back.split_at_checked(4)?;
+    let payload_bytes = u32::from_le_bytes(length.try_into().ok()?) as usize;
+    let plausible = payload_bytes >= 12 + BACK_BYTES && payload_bytes <= APPENDIX_BYTES_MAX + 12 + BACK_BYTES;
+    (mark == MARK && plausible).then_some(payload_bytes + 8)
+}
+
+/// Undoes [`encode`]; `None` for anything else, and for a version whose fields mean something else.
+pub fn decode(frame: &[u8]) -> Option<Appendix> {
+    let (front, rest) = frame.split_at_checked(FRONT_BYTES)?;
+    let (json, back) = rest.split_at_checked(rest.len().checked_sub(BACK_BYTES)?)?;
+    let version = u32::from_le_bytes(front[16..].try_into().ok()?);
+    let framed = front[..4] == SKIPPABLE_MAGIC && front[4..8] == back[..4] && front[8..16] == MARK;
+    if !framed || frame_bytes(back)? != frame.len() || version != APPENDIX_VERSION {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}

@@ -1,0 +1,297 @@
+//! A capture as events with stacks, for analysis. Files of all allocations only.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicI32, Ordering},
+};
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    appendix::Appendix,
+    error::{Damage, ReadError},
+    frames::{Frame, FrameTree, ROOT},
+    header::{FileFormat, Header},
+    lines::{LineTableFormat, NO_LINE},
+    records::{RawReader, RawRecord},
+};
+
+/// A stack: a node of the reader's frame tree. Equal stacks have equal indices; 0 is the empty stack.
+pub type StackIndex = u32;
+
+/// Most threads of one capture.
+const THREADS_MAX: usize = 1 << 20;
+
+/// Most code objects of one capture.
+const CODES_MAX: usize = 1 << 24;
+
+/// What happened in the target, in the order of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `allocator` is an id from [`wire::Allocator`] that neither frees nor unmaps; `native_frame` the ordinal
+    /// of the innermost native frame, 0 for none.
+    Allocation {
+        tid: u64,
+        address: u64,
+        size: u64,
+        allocator: u8,
+        stack: StackIndex,
+        native_frame: u64,
+    },
+    /// `allocator` is `Free` or `PymallocFree`.
+    Deallocation { tid: u64, address: u64, allocator: u8 },
+    /// The range is gone; it may be part of one that was mapped, or span several.
+    Unmap { tid: u64, address: u64, size: u64 },
+    /// `time_ms` is since the epoch.
+    Memory { rss_bytes: u64, time_ms: i64 },
+}
+
+/// A frame of a stack, as reports show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Location<'a> {
+    /// `co_name`.
+    pub function: &'a str,
+    pub file: &'a str,
+    /// 0 where it is unknown.
+    pub line: i32,
+    /// Key into [`Appendix::qualnames`].
+    pub code_id: u64,
+    pub is_entry: bool,
+}
+
+/// Reads the events of one capture. Stacks, names and lines stay available after the last event.
+pub struct Reader {
+    raw: RawReader,
+    line_tables: LineTableFormat,
+    tree: FrameTree,
+    /// Line of each distinct frame, [`LINE_UNKNOWN`] until it is asked for.
+    lines: Vec<AtomicI32>,
+    codes: FxHashMap<u64, Code>,
+    /// Stacks of the threads other than the current.
+    stacks: FxHashMap<u64, StackIndex>,
+    thread_names: FxHashMap<u64, String>,
+    /// `None` before the first context switch.
+    tid: Option<u64>,
+    /// The current thread's.
+    stack: StackIndex,
+}
+
+struct Code {
+    name: Box<str>,
+    filename: Box<str>,
+    firstlineno: i32,
+    linetable: Box<[u8]>,
+}
+
+/// No line table gives this.
+const LINE_UNKNOWN: i32 = i32::MIN;
+
+impl Reader {
+    /// Opens a raw or compressed capture of version 12 or 13. Refuses aggregated ones.
+    pub fn open(path: &Path) -> Result<Self, ReadError> {
+        let raw = RawReader::open(path)?;
+        if raw.header().file_format == FileFormat::AggregatedAllocations {
+            return Err(ReadError::Aggregated { path: path.into() });
+        }
+        Ok(Self {
+            line_tables: LineTableFormat::of_version(raw.header().python_version),
+            raw,
+            tree: FrameTree::new(),
+            lines: Vec::new(),
+            codes: FxHashMap::default(),
+            stacks: FxHashMap::default(),
+            thread_names: FxHashMap::default(),
+            tid: None,
+            stack: ROOT,
+        })
+    }
+
+    pub fn header(&self) -> &Header {
+        self.raw.header()
+    }
+
+    pub fn appendix(&self) -> Option<&Appendix> {
+        self.raw.appendix()
+    }
+
+    /// What ended the events early, once they have ended. A missing trailer alone is no damage.
+    pub fn damage(&self) -> Option<&Damage> {
+        self.raw.damage()
+    }
+
+    /// Whether the events ended with a trailer. Without one the writer was killed or is still writing.
+    pub fn is_complete(&self) -> bool {
+        self.raw.is_complete()
+    }
+
+    /// The next event; `None` from the end or the first damage on.
+    pub fn next_event(&mut self) -> Option<Event> {
+        loop {
+            match self.raw.next_record()? {
+                RawRecord::Allocation {
+                    address,
+                    size,
+                    allocator,
+                    native_frame,
+                } => {
+                    let Some(tid) = self.tid else {
+                        self.raw.fail("an allocation before any thread");
+                        return None;
+                    };
+                    return Some(match allocator {
+                        1 | 5 => Event::Deallocation {
+                            tid,
+                            address,
+                            allocator,
+                        },
+                        15 => Event::Unmap { tid, address, size },
+                        _ => Event::Allocation {
+                            tid,
+                            address,
+                            size,
+                            allocator,
+                            stack: self.stack,
+                            native_frame,
+                        },
+                    });
+                }
+                RawRecord::FramePush(frame) => {
+                    if let Err(what) = self.push(frame) {
+                        self.raw.fail(what);
+                        return None;
+                    }
+                }
+                RawRecord::FramePop { count } => {
+                    for _ in 0..count {
+                        if self.stack == ROOT {
+                            self.raw.fail("more frames are left than were entered");
+                            return None;
+                        }
+                        self.stack = self.tree.parent(self.stack);
+                    }
+                }
+                RawRecord::Memory { rss_bytes, time_ms } => return Some(Event::Memory { rss_bytes, time_ms }),
+                RawRecord::ContextSwitch { tid } => {
+                    if let Some(last) = self.tid.replace(tid) {
+                        self.stacks.insert(last, self.stack);
+                    }
+                    self.stack = self.stacks.get(&tid).copied().unwrap_or(ROOT);
+                    if self.stacks.len() >= THREADS_MAX {
+                        self.raw.fail("too many threads");
+                        return None;
+                    }
+                }
+                RawRecord::Thread { name } => {
+                    // Upstream keeps names from before the first switch under thread 0.
+                    self.thread_names
+                        .insert(self.tid.unwrap_or(0), String::from_utf8_lossy(name).into_owned());
+                }
+                RawRecord::CodeObject {
+                    code_id,
+                    name,
+                    filename,
+                    firstlineno,
+                    linetable,
+                } => {
+                    // The first definition counts: a line that was given stays as it was.
+                    self.codes.entry(code_id).or_insert_with(|| Code {
+                        name: String::from_utf8_lossy(name).into(),
+                        filename: String::from_utf8_lossy(filename).into(),
+                        firstlineno,
+                        linetable: linetable.into(),
+                    });
+                    if self.codes.len() >= CODES_MAX {
+                        self.raw.fail("too many code objects");
+                        return None;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The stack's frames, leaf first. Empty for an index that is not from this reader.
+    pub fn stack_frames(&self, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
+        let mut node = if (stack as usize) < self.tree.nodes_count() {
+            stack
+        } else {
+            ROOT
+        };
+        std::iter::from_fn(move || {
+            let location = self.location(node)?;
+            node = self.tree.parent(node);
+            Some(location)
+        })
+    }
+
+    /// The stack without its leaf; 0 for the empty stack and for an index that is not from this reader.
+    pub fn stack_parent(&self, stack: StackIndex) -> StackIndex {
+        if (stack as usize) < self.tree.nodes_count() {
+            self.tree.parent(stack)
+        } else {
+            ROOT
+        }
+    }
+
+    /// Number of frames.
+    pub fn stack_depth(&self, stack: StackIndex) -> u32 {
+        if (stack as usize) < self.tree.nodes_count() {
+            self.tree.depth(stack)
+        } else {
+            0
+        }
+    }
+
+    /// Number of distinct stacks so far, the empty one included; indices are below it.
+    pub fn stacks_count(&self) -> usize {
+        self.tree.nodes_count()
+    }
+
+    /// The last name that the thread got.
+    pub fn thread_name(&self, tid: u64) -> Option<&str> {
+        self.thread_names.get(&tid).map(String::as_str)
+    }
+
+    #[inline]
+    fn push(&mut self, frame: Frame) -> Result<(), &'static str> {
+        if self.tid.is_none() {
+            return Err("a frame before any thread");
+        }
+        self.stack = self.tree.child(self.stack, frame).ok_or("too many different stacks")?;
+        if self.lines.len() < self.tree.frames_count() {
+            self.lines.push(AtomicI32::new(LINE_UNKNOWN));
+        }
+        Ok(())
+    }
+
+    fn location(&self, node: u32) -> Option<Location<'_>> {
+        let index = self.tree.frame_index(node)?;
+        let frame = self.tree.frame_at(index)?;
+        let Frame { code_id, is_entry, .. } = *frame;
+        let Some(code) = self.codes.get(&code_id) else {
+            return Some(Location {
+                function: "",
+                file: "",
+                line: NO_LINE,
+                code_id,
+                is_entry,
+            });
+        };
+        // Relaxed: whoever computes it computes the same.
+        let cache = &self.lines[index as usize];
+        let mut line = cache.load(Ordering::Relaxed);
+        if line == LINE_UNKNOWN {
+            line = self
+                .line_tables
+                .line(&code.linetable, code.firstlineno, frame.instruction_offset);
+            cache.store(line, Ordering::Relaxed);
+        }
+        Some(Location {
+            function: &code.name,
+            file: &code.filename,
+            line,
+            code_id,
+            is_entry,
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! Bytes to a file that is readable at any time: an LZ4 frame of independent blocks, or the bytes as they are.
+//!
+//! A block ends where a record ends, unless the record is longer than a block, so a file cut after any block
+//! holds whole records. Each block is written together with the frame's end mark, which the next block
+//! overwrites. The first blocks hold the header and are stored uncompressed, so that closing a capture patches
+//! it in place.
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+
+use super::{error::WriteError, token::LZ4_MAGIC};
+
+/// Flags: version 1, independent blocks, no checksums, no content size. Block size class: 64 KiB at most.
+/// Then the second byte of xxh32 over these two, seed 0.
+const FRAME_DESCRIPTOR: [u8; 3] = [0x60, 0x40, 0x82];
+
+/// Where the content begins: magic, descriptor, size of the first block.
+const FIRST_BLOCK_DATA: u64 = 11;
+
+/// The largest block that the descriptor permits.
+const BLOCK_BYTES_MAX: usize = 65_536;
+
+/// A block is closed before it grows past this: below it lz4_flex can use its small table, which stays in the
+/// first-level cache.
+const BLOCK_BYTES: usize = 65_000;
+
+/// Set in a block's size when the block is stored uncompressed.
+const STORED: u32 = 1 << 31;
+
+const END_MARK: [u8; 4] = [0; 4];
+
+pub struct Sink {
+    file: File,
+    /// What is not in the file yet: whole records.
+    buffer: Vec<u8>,
+    /// End of the last whole block; the end mark follows it.
+    position: u64,
+    frame: Option<FrameState>,
+    /// The first failure; nothing is written after it.
+    error: Option<WriteError>,
+}
+
+struct FrameState {
+    table: CompressTable,
+    /// The blocks of one write and the end mark.
+    packed: Vec<u8>,
+}
+
+impl Sink {
+    /// Takes over `file`, empties it, and writes the header.
+    pub fn create(file: File, header: &[u8], compress: bool) -> Result<Self, WriteError> {
+        let frame = compress.then(|| FrameState {
+            table: CompressTable::small(),
+            packed: Vec::new(),
+        });
+        let mut sink = Self {
+            file,
+            buffer: Vec::with_capacity(BLOCK_BYTES + 4096),
+            position: 0,
+            frame,
+            error: None,
+        };
+        sink.file
+            .set_len(0)
+            .map_err(|source| sink.io_error("emptying the file", source))?;
+        let mut bytes = Vec::with_capacity(header.len() + 64);
+        if compress {
+            bytes.extend_from_slice(&LZ4_MAGIC);
+            bytes.extend_from_slice(&FRAME_DESCRIPTOR);
+            for chunk in header.chunks(BLOCK_BYTES_MAX) {
+                bytes.extend_from_slice(&(chunk.len() as u32 | STORED).to_le_bytes());
+                bytes.extend_from_slice(chunk);
+            }
+            bytes.extend_from_slice(&END_MARK);
+        } else {
+            bytes.extend_from_slice(header);
+        }
+        sink.file
+            .write_all_at(&bytes, 0)
+            .map_err(|source| sink.io_error("writing the header", source))?;
+        sink.position = bytes.len() as u64 - sink.end_mark_bytes();
+        Ok(sink)
+    }
+
+    /// Where the next record goes; [`Sink::is_full`] was asked before.
+    #[inline]
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Whether a record of up to `bytes` must go to the next block.
+    #[inline]
+    pub fn is_full(&self, bytes: usize) -> bool {
+        self.buffer.len() + bytes > BLOCK_BYTES
+    }
+
+    /// Length of the file, the end mark included, the buffered records not.
+    pub fn bytes_written(&self) -> u64 {
+        self.position + self.end_mark_bytes()
+    }
+
+    pub fn error(&self) -> Option<&WriteError> {
+        self.error.as_ref()
+    }
+
+    /// Writes what is buffered as one block, or more where a record is longer than a block. After a failure
+    /// the file ends with the last whole block, and what is buffered is gone.
+    pub fn write_block(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        if self.error.is_none() {
+            let result = match &mut self.frame {
+                Some(frame) => {
+                    frame.pack(&self.buffer);
+                    self.file
+                        .write_all_at(&frame.packed, self.position)
+                        .map(|()| frame.packed.len() - END_MARK.len())
+                }
+                None => self
+                    .file
+                    .write_all_at(&self.buffer, self.position)
+                    .map(|()| self.buffer.len()),
+            };
+            match result {
+                Ok(bytes) => self.position += bytes as u64,
+                Err(source) => {
+                    self.cut();
+                    self.error = Some(self.io_error("writing a block", source));
+                }
+            }
+        }
+        self.buffer.clear();
+    }
+
+    /// Overwrites `bytes` of the header.
+    pub fn patch_header(&mut self, offset: u64, bytes: &[u8]) {
+        let start = if self.frame.is_some() { FIRST_BLOCK_DATA } else { 0 };
+        if let Err(source) = self.file.write_all_at(bytes, start + offset) {
+            let error = self.io_error("closing the header", source);
+            self.error.get_or_insert(error);
+        }
+    }
+
+    /// Writes `bytes` behind the end that upstream's reader sees. Tried even after a failure, since there may
+    /// be room for this little; taken back whole if there isn't.
+    pub fn append(&mut self, bytes: &[u8]) {
+        if let Err(source) = self.file.write_all_at(bytes, self.bytes_written()) {
+            self.cut();
+            let error = self.io_error("writing the appendix", source);
+            self.error.get_or_insert(error);
+        }
+    }
+
+    /// Makes the file end after the last whole block. The end mark lies where one lay before, so it needs no
+    /// space; where even that fails a reader still gets every whole block.
+    fn cut(&mut self) {
+        let _ = self.file.set_len(self.bytes_written());
+        if self.frame.is_some() {
+            let _ = self.file.write_all_at(&END_MARK, self.position);
+        }
+    }
+
+    fn end_mark_bytes(&self) -> u64 {
+        if self.frame.is_some() { END_MARK.len() as u64 } else { 0 }
+    }
+
+    fn io_error(&self, step: &'static str, source: io::Error) -> WriteError {
+        WriteError::Io {
+            step,
+            readable_bytes: self.position,
+            source: Arc::new(source),
+        }
+    }
+}
+
+impl FrameState {
+    /// Fills `packed` with the blocks for `content` and an end mark.
+    fn pack(&mut self, content: &[u8]) {
+        self.packed.clear();
+        for chunk in content.chunks(BLOCK_BYTES_MAX) {
+            let start = self.packed.len();
+            let data = start + 4;
+            self.packed.resize(data + get_maximum_output_size(chunk.len()), 0);
+            let compressed = compress_into_with_table(chunk, &mut self.packed[data..], &mut self.table);
+            let size = match compressed {
+                Ok(bytes) if bytes < chunk.len() => {
+                    self.packed.truncate(data + bytes);
+                    bytes as u32
+                }
+                _ => {
+                    self.packed.truncate(data);
+                    self.packed.extend_from_slice(chunk);
+                    chunk.len() as u32 | STORED
+                }
+            };
+            self.packed[start..data].copy_from_slice(&size.to_le_bytes());
+        }
+        self.packed.extend_from_slice(&END_MARK);
+    }
+}

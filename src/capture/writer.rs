@@ -1,0 +1,383 @@
+//! Events to records of a file of all allocations.
+//!
+//! The caller names stacks by dense numbers of its own. Each thread's stack in the file is changed lazily,
+//! when one of its allocations is written, by popping to what both stacks share and pushing the rest.
+//!
+//! A failed write does not stop the caller: the first failure is kept, later records are dropped, and `flush`
+//! and `finish` return it.
+
+use std::fs::File;
+
+use rustc_hash::FxHashMap;
+use wire::Allocator;
+
+use super::{
+    appendix::{self, Appendix},
+    error::WriteError,
+    frames::{Frame, FrameTree, ROOT},
+    header::{FileFormat, Header, STATS_OFFSET, VERSION, VERSION_WITHOUT_PATHS, put_cstr},
+    lnotab,
+    sink::Sink,
+    token,
+    varint::{VARINT_BYTES_MAX, put, put_signed, zigzag},
+};
+
+/// The first version whose line tables are not `co_lnotab`.
+const PYTHON_3_10: u32 = 0x030a_0000;
+
+/// Longest record but for code objects and thread names: a token, an allocator, no native frame and two
+/// integers, with a context switch before it.
+const SMALL_RECORD_BYTES_MAX: usize = 3 + 2 * VARINT_BYTES_MAX + 9;
+
+/// Stack numbers from here on are taken for the empty stack; they would not be dense.
+const STACKS_MAX: usize = 1 << 28;
+
+#[derive(Clone, Debug)]
+pub struct WriterOptions {
+    /// An LZ4 frame; otherwise the records as they are.
+    pub compress: bool,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self { compress: true }
+    }
+}
+
+/// Writes one capture. The file is readable after `create` and after every `flush`.
+pub struct Writer {
+    header: Header,
+    sink: Sink,
+    tree: FrameTree,
+    /// Stack number to node.
+    stacks: Vec<u32>,
+    /// The stack that was defined last, as nodes from the root: the next one mostly shares a prefix.
+    defined: Vec<u32>,
+    /// Nodes to push, leaf first; kept for its capacity.
+    pushes: Vec<u32>,
+    threads: Vec<Thread>,
+    thread_indices: FxHashMap<u64, usize>,
+    /// Index of the thread that the next record belongs to as the file stands; `usize::MAX` before the first.
+    current: usize,
+    addresses: AddressCache,
+    last_address: u64,
+    last_firstlineno: i32,
+    /// Allocation records that were encoded, and those that are in whole blocks.
+    allocations_count: u64,
+    allocations_in_blocks: u64,
+}
+
+struct Thread {
+    tid: u64,
+    /// The stack that a reader of the file sees for this thread.
+    stack: u32,
+}
+
+impl Writer {
+    /// Empties `file` and writes the header, which is complete but for the count of allocations and the end
+    /// time. Their values in `header` are ignored.
+    pub fn create(file: File, header: Header, options: WriterOptions) -> Result<Self, WriteError> {
+        if header.file_format != FileFormat::AllAllocations {
+            return Err(WriteError::Header("aggregated captures are not written"));
+        }
+        if header.version != VERSION && header.version != VERSION_WITHOUT_PATHS {
+            return Err(WriteError::Header("only capture versions 12 and 13 are written"));
+        }
+        let header = Header {
+            allocations_count: 0,
+            end_ms: header.start_ms,
+            ..header
+        };
+        let sink = Sink::create(file, &header.encode(), options.compress)?;
+        Ok(Self {
+            header,
+            sink,
+            tree: FrameTree::new(),
+            stacks: vec![ROOT],
+            defined: Vec::new(),
+            pushes: Vec::new(),
+            threads: Vec::new(),
+            thread_indices: FxHashMap::default(),
+            current: usize::MAX,
+            addresses: AddressCache::default(),
+            last_address: 0,
+            last_firstlineno: 0,
+            allocations_count: 0,
+            allocations_in_blocks: 0,
+        })
+    }
+
+    /// Must precede the first allocation whose stack has a frame with this `code_id`. Small, dense ids make a
+    /// small file. `linetable` is the interpreter's own: `co_lnotab` up to 3.9, `co_linetable` from 3.10.
+    pub fn code_object(&mut self, code_id: u64, name: &str, filename: &str, firstlineno: i32, linetable: &[u8]) {
+        let table = if self.header.python_version < PYTHON_3_10 {
+            lnotab::for_upstream(linetable)
+        } else {
+            linetable.into()
+        };
+        // Half a table would give wrong lines; without one a reader says line 0.
+        let table = if table.len() > token::LINETABLE_BYTES_MAX {
+            &[]
+        } else {
+            &*table
+        };
+        self.make_room(4 * VARINT_BYTES_MAX + name.len() + filename.len() + table.len());
+        let delta = firstlineno.wrapping_sub(self.last_firstlineno);
+        self.last_firstlineno = firstlineno;
+        let out = self.sink.buffer();
+        out.push(token::CODE_OBJECT);
+        put(out, code_id);
+        put_cstr(out, name);
+        put_cstr(out, filename);
+        put_signed(out, delta.into());
+        put(out, table.len() as u64);
+        out.extend_from_slice(table);
+    }
+
+    /// Gives the stack number `stack` (dense; 0 is the empty stack and stays it) its frames. A number may be
+    /// defined again.
+    pub fn define_stack(&mut self, stack: u32, frames_root_to_leaf: &[Frame]) {
+        let index = stack as usize;
+        if index == 0 || index >= STACKS_MAX {
+            return;
+        }
+        let shared = std::iter::zip(&self.defined, frames_root_to_leaf)
+            .take_while(|(node, frame)| self.tree.frame(**node) == Some(frame))
+            .count();
+        self.defined.truncate(shared);
+        let mut node = self.defined.last().copied().unwrap_or(ROOT);
+        for frame in &frames_root_to_leaf[shared..] {
+            // A full tree cuts the stack at its leaf.
+            let Some(child) = self.tree.child(node, *frame) else {
+                break;
+            };
+            node = child;
+            self.defined.push(node);
+        }
+        if self.stacks.len() <= index {
+            self.stacks.resize(index + 1, ROOT);
+        }
+        self.stacks[index] = node;
+    }
+
+    /// Names a thread; the last name counts.
+    pub fn thread_name(&mut self, tid: u64, name: &str) {
+        self.make_room(name.len() + SMALL_RECORD_BYTES_MAX);
+        self.switch_to(tid);
+        let out = self.sink.buffer();
+        out.push(token::THREAD);
+        put_cstr(out, name);
+    }
+
+    /// `address` loses its low three bits; address 0 is not recorded. `allocator` may be any but the two that
+    /// free and munmap.
+    #[inline]
+    pub fn allocation(&mut self, tid: u64, address: u64, size: u64, allocator: Allocator, stack: u32) {
+        if address >> 3 == 0 {
+            return;
+        }
+        self.make_room(SMALL_RECORD_BYTES_MAX);
+        self.switch_to(tid);
+        let node = self.stacks.get(stack as usize).copied().unwrap_or(ROOT);
+        if self.threads[self.current].stack != node {
+            self.change_stack(node);
+        }
+        self.put_address(address, allocator);
+        self.put_native_frame();
+        put(self.sink.buffer(), size);
+    }
+
+    /// `allocator` is `Free` or `PymallocFree`.
+    #[inline]
+    pub fn deallocation(&mut self, tid: u64, address: u64, allocator: Allocator) {
+        debug_assert!(matches!(allocator, Allocator::Free | Allocator::PymallocFree));
+        if address >> 3 == 0 {
+            return;
+        }
+        self.make_room(SMALL_RECORD_BYTES_MAX);
+        self.switch_to(tid);
+        self.put_address(address, allocator);
+    }
+
+    /// The range from `address` on is gone.
+    pub fn unmap(&mut self, tid: u64, address: u64, length: u64) {
+        if address >> 3 == 0 {
+            return;
+        }
+        self.make_room(SMALL_RECORD_BYTES_MAX);
+        self.switch_to(tid);
+        self.put_address(address, Allocator::Munmap);
+        self.put_native_frame();
+        put(self.sink.buffer(), length);
+    }
+
+    /// A sample of the target's resident memory; `time_ms` is since the epoch.
+    pub fn memory(&mut self, rss_bytes: u64, time_ms: i64) {
+        self.make_room(SMALL_RECORD_BYTES_MAX);
+        let elapsed_ms = time_ms.saturating_sub(self.header.start_ms).max(0) as u64;
+        let out = self.sink.buffer();
+        out.push(token::MEMORY);
+        put(out, rss_bytes);
+        put(out, elapsed_ms);
+    }
+
+    /// Puts everything so far into the file, which upstream's reader can then open.
+    pub fn flush(&mut self) -> Result<(), WriteError> {
+        self.write_block();
+        self.sink.error().cloned().map_or(Ok(()), Err)
+    }
+
+    /// Ends the capture: last block, count and end time into the header, appendix. After a failed write the
+    /// file is closed behind its last whole block all the same.
+    pub fn finish(mut self, end_ms: i64, appendix: &Appendix) -> Result<(), WriteError> {
+        self.make_room(1);
+        self.sink.buffer().push(token::TRAILER);
+        self.write_block();
+        self.header.allocations_count = self.allocations_in_blocks;
+        self.header.end_ms = end_ms;
+        self.sink.patch_header(STATS_OFFSET, &self.header.encode_stats());
+        self.sink.append(&appendix::encode(appendix));
+        self.sink.error().cloned().map_or(Ok(()), Err)
+    }
+
+    /// Length of the file as it stands, without what waits for the next block.
+    pub fn bytes_written(&self) -> u64 {
+        self.sink.bytes_written()
+    }
+
+    /// Allocation records so far, frees included.
+    pub fn allocations_count(&self) -> u64 {
+        self.allocations_count
+    }
+
+    #[inline]
+    fn make_room(&mut self, bytes: usize) {
+        if self.sink.is_full(bytes) {
+            self.write_block();
+        }
+    }
+
+    #[cold]
+    fn write_block(&mut self) {
+        self.sink.write_block();
+        if self.sink.error().is_none() {
+            self.allocations_in_blocks = self.allocations_count;
+        }
+    }
+
+    #[inline]
+    fn switch_to(&mut self, tid: u64) {
+        if self.threads.get(self.current).is_none_or(|thread| thread.tid != tid) {
+            self.switch_slow(tid);
+        }
+    }
+
+    #[cold]
+    fn switch_slow(&mut self, tid: u64) {
+        let threads = &mut self.threads;
+        self.current = *self.thread_indices.entry(tid).or_insert_with(|| {
+            threads.push(Thread { tid, stack: ROOT });
+            threads.len() - 1
+        });
+        let out = self.sink.buffer();
+        out.push(token::CONTEXT_SWITCH);
+        out.extend_from_slice(&tid.to_le_bytes());
+    }
+
+    /// Pops and pushes until a reader sees the stack `node` for the current thread.
+    #[cold]
+    fn change_stack(&mut self, node: u32) {
+        let old = self.threads[self.current].stack;
+        let shared = self.tree.common(old, node);
+        let mut pops = self.tree.depth(old) - self.tree.depth(shared);
+        while pops > 0 {
+            let count = pops.min(token::POP_COUNT_MAX);
+            self.make_room(SMALL_RECORD_BYTES_MAX);
+            self.sink.buffer().push(token::FRAME_POP | (count - 1) as u8);
+            pops -= count;
+        }
+        self.pushes.clear();
+        let mut above = node;
+        while above != shared {
+            self.pushes.push(above);
+            above = self.tree.parent(above);
+        }
+        for index in (0..self.pushes.len()).rev() {
+            let Some(frame) = self.tree.frame(self.pushes[index]).copied() else {
+                continue;
+            };
+            self.make_room(SMALL_RECORD_BYTES_MAX);
+            let out = self.sink.buffer();
+            out.push(token::FRAME_PUSH | u8::from(frame.is_entry));
+            put(out, frame.code_id);
+            put_signed(out, frame.instruction_offset.into());
+        }
+        self.threads[self.current].stack = node;
+        self.make_room(SMALL_RECORD_BYTES_MAX);
+    }
+
+    /// The token and the address, and the allocator where the token has no room for it.
+    #[inline]
+    fn put_address(&mut self, address: u64, allocator: Allocator) {
+        self.allocations_count += 1;
+        let address = address >> 3;
+        let id = allocator as u8;
+        let in_token = if id < 8 { id } else { 0 };
+        let slot = self.addresses.find(address);
+        let out = self.sink.buffer();
+        out.push(token::ALLOCATION | (slot as u8) << 3 | in_token);
+        if slot == token::ADDRESS_CACHE_SLOTS {
+            put(out, zigzag(address.wrapping_sub(self.last_address) as i64));
+            self.last_address = address;
+            self.addresses.insert(address);
+        }
+        if in_token == 0 {
+            self.sink.buffer().push(id);
+        }
+    }
+
+    /// No native stack: the difference to the last one, which was none either.
+    #[inline]
+    fn put_native_frame(&mut self) {
+        if self.header.native_traces {
+            put(self.sink.buffer(), 0);
+        }
+    }
+}
+
+/// The 15 addresses (shifted right by 3) that were written in full most recently. First in, first out; a hit
+/// moves nothing. It starts out with zeroes, which no recorded address equals.
+#[derive(Default)]
+struct AddressCache {
+    /// The newest at `newest`, older ones after it, around the end.
+    addresses: [u64; token::ADDRESS_CACHE_SLOTS],
+    newest: usize,
+}
+
+impl AddressCache {
+    /// Slot of `address`, counted from the newest, or the number of slots.
+    #[inline]
+    fn find(&self, address: u64) -> usize {
+        for (index, &known) in self.addresses.iter().enumerate() {
+            if known == address {
+                let slots = token::ADDRESS_CACHE_SLOTS;
+                return if index >= self.newest {
+                    index - self.newest
+                } else {
+                    index + slots - self.newest
+                };
+            }
+        }
+        token::ADDRESS_CACHE_SLOTS
+    }
+
+    #[inline]
+    fn insert(&mut self, address: u64) {
+        self.newest = if self.newest == 0 {
+            token::ADDRESS_CACHE_SLOTS - 1
+        } else {
+            self.newest - 1
+        };
+        self.addresses[self.newest] = address;
+    }
+}

@@ -1,0 +1,179 @@
+//! `memray attach`, `memray detach` and the hidden guardian.
+
+use super::failure::Failure;
+use super::{AttachArgs, DetachArgs};
+use super::reports::leaks_of;
+use crate::analyze::{Evidence, losses, verdict};
+use crate::session::{self, Ended, Session, Signals};
+use crate::{report, ui};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio, exit};
+use std::time::Duration;
+
+pub fn attach(args: AttachArgs) -> Result<(), Failure> {
+    let in_background = args.collector || args.background || (args.output.is_some() && args.duration.is_none() && !args.foreground);
+    if in_background && !args.collector {
+        return start_collector();
+    }
+    let failed = |error: session::Error| Failure::new(format!("cannot attach to {}: {error}", args.pid), error.fix());
+    // A session of its own, so that neither a closed terminal nor a Ctrl-C in it reaches the collector.
+    if args.collector && let Err(error) = nix::unistd::setsid() {
+        eprintln!("memray: warning: the collector stays in this terminal's session: {error}");
+    }
+    let signals = Signals::block().map_err(|error| Failure::new(format!("cannot block signals: {error}"), None))?;
+    let options = session::Options {
+        pid: args.pid,
+        output: args.output.clone(),
+        force: args.force,
+        compress: !args.no_compress,
+        duration: args.duration,
+    };
+    let mut session = Session::start(&options).map_err(failed)?;
+    for note in session.notes() {
+        if !args.quiet {
+            eprintln!("memray: {note}");
+        }
+    }
+    if args.verbose > 0 {
+        for line in session.details() {
+            eprintln!("memray: {line}");
+        }
+    }
+    if args.collector {
+        announce_background(&args, session.path());
+    } else if !args.quiet {
+        let until = match args.duration {
+            Some(duration) => format!("for {}", ui::format::seconds(duration.as_secs_f64())),
+            None => "until Ctrl-C".to_owned(),
+        };
+        eprintln!("memray: tracking {} {until}, writing {}", args.pid, session.path().display());
+    }
+    let progress = ui::Progress::new(args.quiet || args.collector);
+    let end = session.run(&signals, |state| progress.update(state));
+    progress.say("detaching");
+    let ended = session.finish(end).map_err(|error| {
+        Failure::new(format!("the window on {} did not end cleanly: {error}", args.pid), error.fix())
+    })?;
+    drop(progress);
+    for warning in &ended.warnings {
+        eprintln!("memray: {warning}");
+    }
+    if args.collector {
+        return Ok(());
+    }
+    if args.verbose > 0 {
+        eprintln!("memray: detached; stopped one thread for {} µs in all", ended.appendix.pause_us.iter().sum::<u64>());
+    }
+    print_answer(ended, &signals)
+}
+
+/// Rows of the table after a window.
+const ANSWER_ROWS: usize = 15;
+
+/// Prints the answer; a second Ctrl-C while it is worked out skips it.
+fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
+    let width = ui::width();
+    let color = ui::use_color();
+    let worker = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        answer_text(&ended, width, color, &mut text).map(|()| text)
+    });
+    while !worker.is_finished() {
+        if signals.take().is_some() {
+            exit(0);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let text = worker.join().map_err(|_| Failure::new("the answer could not be worked out", None))??;
+    // Written by a thread, since a reader that does not read must not keep Ctrl-C from ending this.
+    let writer = std::thread::spawn(move || {
+        let mut stdout = std::io::stdout();
+        // A closed pipe is the reader's wish, no failure.
+        let _ = stdout.write_all(&text).and_then(|()| stdout.flush());
+    });
+    while !writer.is_finished() {
+        if signals.take().is_some() {
+            exit(0);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// A path as it is typed in a shell.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> Result<(), Failure> {
+    let capture = ended.path.display().to_string();
+    let lines = leaks_of(&ended.path)?;
+    let appendix = &ended.appendix;
+    let verdict = verdict(&Evidence {
+        samples: &appendix.samples,
+        cgroup_limit_bytes: appendix.cgroup_limit_bytes,
+        tracked_live_bytes: lines.total_bytes,
+        old_frees_count: appendix.old_frees.count,
+        old_frees_bytes: appendix.old_frees.bytes,
+    });
+    let answer = report::Answer {
+        leaks: &lines,
+        verdict: &verdict,
+        losses: &losses(&appendix.losses),
+        target_end: ended.target_end,
+        oom_kills_count: ended.oom_kills,
+        pauses_us: &appendix.pause_us,
+        left_over_bytes: appendix.left_over_bytes,
+        capture: &shell_word(&capture),
+        small_objects_command: None,
+    };
+    let options = report::LeaksOptions { max_rows: ANSWER_ROWS, color };
+    report::answer(&answer, &options, width, out).map_err(|error| Failure::new(format!("cannot print: {error}"), None))
+}
+
+/// Starts this program again as the collector and waits until it is live or has failed.
+fn start_collector() -> Result<(), Failure> {
+    let mut child = Command::new("/proc/self/exe")
+        .args(["attach", "--collector"])
+        .args(std::env::args_os().skip(2))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| Failure::new(format!("cannot start the collector: {error}"), None))?;
+    let mut said = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        let _ = stdout.read_to_string(&mut said);
+    }
+    if said.is_empty() {
+        // It failed and has said why on standard error, which it shares with us.
+        let code = child.wait().ok().and_then(|status| status.code()).unwrap_or(1);
+        exit(code.max(1));
+    }
+    let _ = std::io::stdout().write_all(said.as_bytes());
+    Ok(())
+}
+
+/// Says that tracking is live, and lets go of the terminal.
+fn announce_background(args: &AttachArgs, path: &Path) {
+    let until = args.duration.map_or(String::new(), |duration| format!(" for {}", ui::format::seconds(duration.as_secs_f64())));
+    if args.quiet {
+        print!("\n");
+    } else {
+        println!("memray: tracking {}{until} in the background, writing {}", args.pid, path.display());
+        println!("memray: end it with: memray detach {}", args.pid);
+    }
+    let _ = std::io::stdout().flush();
+    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+}
+
+pub fn detach(args: &DetachArgs) -> Result<(), Failure> {
+    let failed = |error: session::Error| Failure::new(format!("cannot detach from {}: {error}", args.pid), error.fix());
+    println!("memray: {}", session::detach(args.pid).map_err(failed)?);
+    Ok(())
+}

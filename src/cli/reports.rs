@@ -1,0 +1,76 @@
+//! `memray summary` and `memray parse`.
+
+use super::failure::Failure;
+use super::{ParseArgs, SummaryArgs};
+use crate::analyze::{Heap, LineTable, Origins, SortColumn, arena_bytes, functions, lines};
+use crate::capture::{Damage, RawReader, ReadError, Reader};
+use crate::{report, ui};
+use std::io::Write;
+use std::path::Path;
+
+pub fn summary(args: &SummaryArgs) -> Result<(), Failure> {
+    let max_rows = args.max_rows.map_or_else(|| report::default_rows(lines_of_terminal()), |rows| rows as usize);
+    let color = ui::use_color();
+    let mut text = Vec::new();
+    let written = if args.leaks {
+        let table = leaks_of(&args.results)?;
+        report::leaks(&table, &report::LeaksOptions { max_rows, color }, ui::width(), &mut text)
+    } else {
+        let (heap, reader) = read(&args.results)?;
+        let table = functions(&heap.high_water(), &reader);
+        let sort = SortColumn::from_number(u32::from(args.sort_column)).unwrap_or_default();
+        report::summary(&table, &report::SummaryOptions { sort, max_rows, color }, ui::width(), &mut text)
+    };
+    written.map_err(|error| Failure::new(format!("cannot print: {error}"), None))?;
+    // A closed pipe is the reader's wish, no failure.
+    let _ = std::io::stdout().write_all(&text);
+    Ok(())
+}
+
+pub fn parse(args: &ParseArgs) -> Result<(), Failure> {
+    let mut reader = RawReader::open(&args.results).map_err(|error| unreadable(&args.results, &error))?;
+    let printed = report::parse(&mut reader, &mut std::io::stdout().lock());
+    match printed {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+        Err(error) => return Err(Failure::new(format!("cannot print the records: {error}"), None)),
+        Ok(()) => {}
+    }
+    warn_of_damage(&args.results, reader.damage());
+    Ok(())
+}
+
+/// What was still live at a capture's end, by line.
+pub fn leaks_of(path: &Path) -> Result<LineTable, Failure> {
+    let (heap, reader) = read(path)?;
+    let header = reader.header();
+    let arena = arena_bytes(header.python_version, header.python_allocator);
+    let origins = Origins { libdest: &header.libdest, site_packages: &header.site_packages };
+    Ok(lines(&heap.leaks(arena), &reader, &origins, arena))
+}
+
+/// Reads a capture to its end.
+fn read(path: &Path) -> Result<(Heap, Reader), Failure> {
+    let mut reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
+    let mut heap = Heap::new();
+    while let Some(event) = reader.next_event() {
+        heap.apply(&event);
+    }
+    warn_of_damage(path, reader.damage());
+    Ok((heap, reader))
+}
+
+fn unreadable(path: &Path, error: &ReadError) -> Failure {
+    Failure::new(format!("cannot read {}: {error}", path.display()), error.fix())
+}
+
+fn warn_of_damage(path: &Path, damage: Option<&Damage>) {
+    if let Some(damage) = damage {
+        eprintln!("memray: {} is damaged: {damage}; what comes before is shown", path.display());
+    }
+}
+
+/// Where standard output is no terminal its height says nothing.
+fn lines_of_terminal() -> usize {
+    const LINES_DEFAULT: usize = 24;
+    if ui::is_terminal() { ui::height() } else { LINES_DEFAULT }
+}

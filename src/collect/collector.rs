@@ -1,0 +1,373 @@
+//! From ring records to the capture: numbers threads, follows what lives, counts what was lost.
+
+use super::definitions::{Assembly, Defined, Definitions};
+use super::ranges::{Range, Ranges};
+use super::ring::{Next, RawRecord, RingReader};
+use crate::capture::{Frame, Losses, Writer};
+use rustc_hash::FxHashMap;
+use std::sync::atomic::Ordering;
+use wire::Allocator;
+use wire::region::THREAD_ENTRIES;
+use wire::ring::{Kind, REALLOC_BEGUN, REALLOC_FAILED, word_flags, word_kind, word_thread};
+
+/// Where a thread's name comes from; asked once for each thread, while it probably still lives.
+pub trait ThreadNames {
+    /// The name of the thread with this kernel id, as the tracee sees the id.
+    fn name(&self, tid: u32) -> Option<String>;
+}
+
+/// What was counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub allocations: u64,
+    pub frees: u64,
+    pub live_bytes: u64,
+    /// Frees and unmaps of memory that is older than the window.
+    pub old_frees: u64,
+    /// Their bytes, as far as they are known.
+    pub old_free_bytes: u64,
+    /// Those whose size is not known.
+    pub old_frees_unsized: u64,
+    /// Blocks whose free was never seen, found out by their address being allocated again.
+    pub implied_frees: u64,
+    /// Allocations whose stack definition was lost.
+    pub stackless: u64,
+    /// Records that break the contract.
+    pub corrupt: u64,
+}
+
+/// A block that lives.
+#[derive(Clone, Copy)]
+struct Block {
+    bytes: u64,
+    stack: u32,
+    allocator: Allocator,
+}
+
+/// One entry of the tracee's thread table.
+#[derive(Default)]
+struct Thread {
+    tid: u32,
+    /// The thread's number in the capture, from 1; 0 before its first record.
+    number: u64,
+    /// What a tentative free took away, until its outcome is known.
+    realloc: Option<(u64, Block)>,
+    unmapped: Vec<Range>,
+}
+
+/// Drains the ring into a capture.
+pub struct Collector {
+    reader: RingReader,
+    writer: Writer,
+    names: Box<dyn ThreadNames>,
+    definitions: Definitions,
+    assembly: Option<Assembly>,
+    /// Indexed like the tracee's thread table; number 0 stands for an entry not heard of yet.
+    threads: Vec<Thread>,
+    threads_count: u64,
+    main_tid: u32,
+    live: FxHashMap<u64, Block>,
+    ranges: Ranges,
+    counters: Counters,
+}
+
+/// A table index that is surely inside the table, whatever the tracee wrote.
+fn slot_of(index: u16) -> usize {
+    usize::from(index) % THREAD_ENTRIES
+}
+
+/// The main thread's number in a capture.
+pub const MAIN_THREAD: u64 = 1;
+
+impl Collector {
+    /// `main_tid` is the kernel id of the tracee's main thread, as the tracee sees it.
+    pub fn new(reader: RingReader, writer: Writer, names: Box<dyn ThreadNames>, main_tid: u32) -> Self {
+        Self {
+            reader,
+            writer,
+            names,
+            definitions: Definitions::default(),
+            assembly: None,
+            threads: std::iter::repeat_with(Thread::default).take(THREAD_ENTRIES).collect(),
+            threads_count: MAIN_THREAD,
+            main_tid,
+            live: FxHashMap::default(),
+            ranges: Ranges::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    pub fn reader(&self) -> &RingReader {
+        &self.reader
+    }
+
+    pub fn writer(&mut self) -> &mut Writer {
+        &mut self.writer
+    }
+
+    /// Ends collecting; the writer is what remains.
+    pub fn into_writer(self) -> Writer {
+        self.writer
+    }
+
+    /// Code objects whose qualified name says more than their name: (number in the capture, qualified name).
+    pub fn qualnames(&self) -> &[(u64, String)] {
+        self.definitions.qualnames()
+    }
+
+    /// Bytes of the region that the tracee has touched and that its RSS therefore shows: the ring as far as it
+    /// was used and, roughly, the sets (the kernel maps 64 KiB around a first read).
+    pub fn region_touched_bytes(&self) -> u64 {
+        let ring = self.reader.reserved().min(self.reader.region().ring().len() as u64) * wire::ring::SLOT_BYTES;
+        let sets = wire::region::RING_OFFSET.min(self.definitions.count() * 65_536);
+        ring + if ring > 0 { sets + wire::PAGE_BYTES } else { 0 }
+    }
+
+    /// What was not recorded, by cause.
+    pub fn losses(&self) -> Losses {
+        let losses = &self.reader.region().header().losses;
+        Losses {
+            allocations_full: losses.allocations_full.load(Ordering::Relaxed),
+            frees_full: losses.frees_full.load(Ordering::Relaxed),
+            outcomes_full: losses.outcomes_full.load(Ordering::Relaxed),
+            definitions_full: losses.definitions_full.load(Ordering::Relaxed),
+            reentrant: losses.reentrant.load(Ordering::Relaxed),
+            no_thread_entry: losses.no_thread_entry.load(Ordering::Relaxed),
+            abandoned: losses.abandoned.load(Ordering::Relaxed),
+            late_commits: losses.late_commits.load(Ordering::Relaxed),
+            dead_slots: self.reader.dead_slots(),
+        }
+    }
+
+    /// Takes up to `records_max` records; returns how many there were.
+    pub fn drain(&mut self, records_max: usize) -> usize {
+        let mut taken = 0;
+        while taken < records_max {
+            match self.reader.next() {
+                Next::Record(record) => self.take(record),
+                Next::Lost => self.assembly = None,
+                Next::Empty => break,
+            }
+            taken += 1;
+        }
+        self.reader.publish();
+        taken
+    }
+
+    fn take(&mut self, record: RawRecord) {
+        let Some(kind) = Kind::from_u8(word_kind(record.word)) else {
+            self.counters.corrupt += 1;
+            return;
+        };
+        if kind != Kind::Continuation {
+            // A definition that was not completed is lost as a whole; the payload sends it again when next met.
+            self.assembly = None;
+        }
+        let index = word_thread(record.word);
+        let [first, second, third] = record.body;
+        match kind {
+            Kind::Pad => {}
+            Kind::Allocation => match Allocator::from_id(word_flags(record.word)) {
+                Some(allocator) => self.allocate(index, first, second, allocator, third),
+                None => self.counters.corrupt += 1,
+            },
+            Kind::Free => {
+                self.free(index, first, second);
+            }
+            Kind::ReallocBegin => {
+                let block = self.free(index, first, second);
+                self.thread(index).realloc = block.map(|block| (first, block));
+            }
+            Kind::ReallocEnd => self.realloc_end(index, word_flags(record.word), record.body),
+            Kind::MunmapBegin => self.unmap(index, first, second),
+            Kind::MunmapEnd => {
+                let pieces = std::mem::take(&mut self.thread(index).unmapped);
+                if third == 0 {
+                    // The call failed: what was taken away is still there.
+                    for piece in pieces {
+                        self.map(index, piece.start, piece.bytes, piece.stack);
+                    }
+                }
+            }
+            Kind::Thread => {
+                let tid = first as u32;
+                let thread = &self.threads[slot_of(index)];
+                if thread.number == 0 || thread.tid != tid {
+                    self.new_thread(index, tid);
+                }
+            }
+            Kind::Stack | Kind::Code => {
+                self.assembly = Assembly::start(kind, record.body);
+                if self.assembly.is_none() {
+                    self.counters.corrupt += 1;
+                }
+            }
+            Kind::Continuation => {
+                let complete = self
+                    .assembly
+                    .as_mut()
+                    .is_some_and(|assembly| assembly.push(record.body));
+                if complete && let Some(assembly) = self.assembly.take() {
+                    self.define(&assembly);
+                }
+            }
+        }
+    }
+
+    fn define(&mut self, assembly: &Assembly) {
+        match self.definitions.define(assembly) {
+            Defined::Code(number, code) => {
+                self.writer
+                    .code_object(number, &code.name, &code.filename, code.firstlineno, &code.linetable);
+            }
+            Defined::Stack(number, frames) => {
+                let frames: Vec<Frame> = frames
+                    .iter()
+                    .map(|frame| Frame {
+                        code_id: frame.code,
+                        instruction_offset: frame.instruction_offset,
+                        is_entry: frame.is_entry,
+                    })
+                    .collect();
+                self.writer.define_stack(number, &frames);
+            }
+            Defined::Nothing => {}
+            Defined::Corrupt => self.counters.corrupt += 1,
+        }
+    }
+
+    fn new_thread(&mut self, index: u16, tid: u32) {
+        let is_main = tid == self.main_tid;
+        let number = if is_main {
+            MAIN_THREAD
+        } else {
+            self.threads_count += 1;
+            self.threads_count
+        };
+        self.threads[slot_of(index)] = Thread {
+            tid,
+            number,
+            ..Thread::default()
+        };
+        let name = if is_main {
+            Some("MainThread".to_owned())
+        } else {
+            self.names.name(tid)
+        };
+        if let Some(name) = name {
+            self.writer.thread_name(number, &name);
+        }
+    }
+
+    /// The thread of a table index. Its Thread record can be lost; then it is a thread without a name.
+    fn thread(&mut self, index: u16) -> &mut Thread {
+        if self.threads[slot_of(index)].number == 0 {
+            self.new_thread(index, 0);
+        }
+        &mut self.threads[slot_of(index)]
+    }
+
+    fn stack(&mut self, id: u64) -> u32 {
+        self.definitions.stack(id).unwrap_or_else(|| {
+            self.counters.stackless += 1;
+            0
+        })
+    }
+
+    fn allocate(&mut self, index: u16, address: u64, bytes: u64, allocator: Allocator, stack_id: u64) {
+        let stack = self.stack(stack_id);
+        self.counters.allocations += 1;
+        if allocator == Allocator::Mmap {
+            self.map(index, address, bytes, stack);
+        } else {
+            self.add_block(
+                index,
+                address,
+                Block {
+                    bytes,
+                    stack,
+                    allocator,
+                },
+            );
+        }
+    }
+
+    fn add_block(&mut self, index: u16, address: u64, block: Block) {
+        let number = self.thread(index).number;
+        self.counters.live_bytes += block.bytes;
+        if let Some(old) = self.live.insert(address, block) {
+            // Its free was lost. Upstream's readers would count the old block for ever.
+            self.counters.live_bytes -= old.bytes;
+            self.counters.implied_frees += 1;
+            self.writer.deallocation(number, address, Allocator::Free);
+        }
+        self.writer
+            .allocation(number, address, block.bytes, block.allocator, block.stack);
+    }
+
+    fn free(&mut self, index: u16, address: u64, usable_bytes: u64) -> Option<Block> {
+        let number = self.thread(index).number;
+        self.counters.frees += 1;
+        self.writer.deallocation(number, address, Allocator::Free);
+        let block = self.live.remove(&address);
+        match block {
+            Some(block) => self.counters.live_bytes -= block.bytes,
+            None => self.count_old_free(usable_bytes),
+        }
+        block
+    }
+
+    fn count_old_free(&mut self, bytes: u64) {
+        self.counters.old_frees += 1;
+        self.counters.old_free_bytes += bytes;
+        self.counters.old_frees_unsized += u64::from(bytes == 0);
+    }
+
+    fn realloc_end(&mut self, index: u16, flags: u8, [address, bytes, stack_id]: [u64; 3]) {
+        let tentative = self.thread(index).realloc.take();
+        if flags & REALLOC_FAILED != 0 {
+            // The old block was not freed after all.
+            if flags & REALLOC_BEGUN != 0
+                && let Some((old_address, block)) = tentative
+            {
+                self.add_block(index, old_address, block);
+            }
+        } else if address != 0 {
+            self.allocate(index, address, bytes, Allocator::Realloc, stack_id);
+        }
+    }
+
+    fn map(&mut self, index: u16, address: u64, bytes: u64, stack: u32) {
+        let number = self.thread(index).number;
+        // MAP_FIXED over a live range ends what it covers.
+        let covered = self.ranges.remove(address, bytes);
+        for piece in &covered {
+            self.counters.live_bytes -= piece.bytes;
+            self.writer.unmap(number, piece.start, piece.bytes);
+        }
+        self.ranges.insert(Range {
+            start: address,
+            bytes,
+            stack,
+        });
+        self.counters.live_bytes += bytes;
+        self.writer.allocation(number, address, bytes, Allocator::Mmap, stack);
+    }
+
+    fn unmap(&mut self, index: u16, address: u64, bytes: u64) {
+        let number = self.thread(index).number;
+        let removed = self.ranges.remove(address, bytes);
+        let removed_bytes: u64 = removed.iter().map(|piece| piece.bytes).sum();
+        self.counters.frees += 1;
+        self.counters.live_bytes -= removed_bytes;
+        if removed_bytes < bytes {
+            self.count_old_free(bytes - removed_bytes);
+        }
+        self.writer.unmap(number, address, bytes);
+        self.thread(index).unmapped = removed;
+    }
+}

@@ -1,0 +1,88 @@
+//! Mapped ranges that live: mmap adds, munmap takes away wholly, partly or from the middle.
+
+use std::collections::BTreeMap;
+
+/// A piece of address space and what was recorded for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub start: u64,
+    pub bytes: u64,
+    pub stack: u32,
+}
+
+/// Disjoint ranges by their start.
+#[derive(Default)]
+pub struct Ranges {
+    by_start: BTreeMap<u64, (u64, u32)>,
+}
+
+impl Ranges {
+    /// Adds a range; what it covers of others must have been removed before.
+    pub fn insert(&mut self, range: Range) {
+        if range.bytes > 0 {
+            self.by_start
+                .insert(range.start, (range.start.saturating_add(range.bytes), range.stack));
+        }
+    }
+
+    /// Takes `[start, start + bytes)` away and returns the pieces that lived there.
+    pub fn remove(&mut self, start: u64, bytes: u64) -> Vec<Range> {
+        let end = start.saturating_add(bytes);
+        let first = self
+            .by_start
+            .range(..=start)
+            .next_back()
+            .map_or(start, |(&first, _)| first);
+        let touched: Vec<(u64, (u64, u32))> = self
+            .by_start
+            .range(first..end)
+            .filter(|(_, (range_end, _))| *range_end > start)
+            .map(|(&range_start, &range)| (range_start, range))
+            .collect();
+        let mut removed = Vec::with_capacity(touched.len());
+        for (range_start, (range_end, stack)) in touched {
+            self.by_start.remove(&range_start);
+            if range_start < start {
+                self.by_start.insert(range_start, (start, stack));
+            }
+            if range_end > end {
+                self.by_start.insert(end, (range_end, stack));
+            }
+            let (from, to) = (range_start.max(start), range_end.min(end));
+            removed.push(Range {
+                start: from,
+                bytes: to - from,
+                stack,
+            });
+        }
+        removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, bytes: u64) -> Range {
+        Range { start, bytes, stack: 1 }
+    }
+
+    #[test]
+    fn a_hole_leaves_both_ends() {
+        let mut ranges = Ranges::default();
+        ranges.insert(range(100, 100));
+        assert_eq!(ranges.remove(120, 10), [range(120, 10)]);
+        assert_eq!(ranges.remove(0, 1000), [range(100, 20), range(130, 70)]);
+        assert_eq!(ranges.remove(0, 1000), []);
+    }
+
+    #[test]
+    fn a_removal_over_several_ranges_returns_just_what_lived() {
+        let mut ranges = Ranges::default();
+        ranges.insert(range(100, 50));
+        ranges.insert(range(200, 50));
+        ranges.insert(range(300, 50));
+        assert_eq!(ranges.remove(149, 152), [range(149, 1), range(200, 50), range(300, 1)]);
+        assert_eq!(ranges.remove(u64::MAX - 1, u64::MAX), []);
+    }
+}

@@ -1,0 +1,104 @@
+//! The tool's mapping of the shared region.
+//!
+//! All access goes through atomics: the tracee changes this memory at any time, so nothing read here is
+//! trusted, only copied and checked.
+
+use memmap2::{MmapOptions, MmapRaw};
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use wire::region::{RING_OFFSET, RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry, region_bytes};
+use wire::ring::Slot;
+
+/// A mapped region. Its memory outlives every reference that it hands out.
+pub struct Region {
+    map: MmapRaw,
+    ring_slots: u64,
+}
+
+impl Region {
+    /// Maps the region's memfd, which must have been sized to `region_bytes(ring_slots)` and sealed against
+    /// shrinking: an unsealed one would let the tracee kill the tool with SIGBUS.
+    ///
+    /// Every page is touched here, so that the ring is charged to the tool's cgroup, not to the tracee's.
+    pub fn map(file: &File, ring_slots: u64) -> io::Result<Self> {
+        assert!(ring_slots.is_power_of_two(), "the ring's mask needs a power of two");
+        let map = MmapOptions::new()
+            .len(region_bytes(ring_slots) as usize)
+            .populate()
+            .map_raw(file)?;
+        Ok(Self { map, ring_slots })
+    }
+
+    pub fn header(&self) -> &RegionHeader {
+        // SAFETY: the mapping is page-aligned, at least one page long and lives as long as `self`. RegionHeader
+        // consists of atomics and of padding that is never read, so concurrent writes by the tracee are fine.
+        unsafe { &*self.map.as_ptr().cast::<RegionHeader>() }
+    }
+
+    pub fn threads(&self) -> &[ThreadEntry] {
+        // SAFETY: THREADS_OFFSET is a multiple of the entry's alignment, and region_bytes() covers
+        // THREAD_ENTRIES entries of 64 bytes from there. Entries consist of atomics and unread padding.
+        unsafe {
+            let first = self.map.as_ptr().add(THREADS_OFFSET as usize).cast::<ThreadEntry>();
+            std::slice::from_raw_parts(first, THREAD_ENTRIES)
+        }
+    }
+
+    pub fn ring(&self) -> &[Slot] {
+        // SAFETY: RING_OFFSET is page-aligned and region_bytes(ring_slots) covers `ring_slots` slots from
+        // there. Slots consist of atomics.
+        unsafe {
+            let first = self.map.as_ptr().add(RING_OFFSET as usize).cast::<Slot>();
+            std::slice::from_raw_parts(first, self.ring_slots as usize)
+        }
+    }
+
+    /// Whether any thread of the tracee is in the recording part of a hook.
+    pub fn any_thread_is_busy(&self) -> bool {
+        self.threads()
+            .iter()
+            .any(|entry| entry.thread_pointer.load(Ordering::Relaxed) != 0 && entry.busy.load(Ordering::Acquire) != 0)
+    }
+
+    /// Sleeps until the tracee loads or unloads a module, or the time is over.
+    pub fn sleep_until_modules_change(&self, seen: u64, timeout: Duration) {
+        let header = self.header();
+        header.tool_sleeps.store(1, Ordering::SeqCst);
+        if header.modules_changed.load(Ordering::SeqCst) == seen {
+            futex_wait(&header.modules_changed, seen as u32, timeout);
+        }
+        header.tool_sleeps.store(0, Ordering::Relaxed);
+    }
+
+    /// Says that every module loaded up to `seen` is hooked, and wakes whoever waits for that.
+    pub fn modules_are_hooked(&self, seen: u64) {
+        self.header().modules_hooked.store(seen, Ordering::SeqCst);
+        futex_wake_all(&self.header().modules_hooked);
+    }
+}
+
+/// The low half of a shared counter is the futex word (little-endian).
+fn futex_wait(counter: &AtomicU64, expected_low: u32, timeout: Duration) {
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs() as i64,
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    // SAFETY: the address is a live, aligned word of the mapping, the timespec outlives the call. The result
+    // is not needed: every cause of return is handled by looking again.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            counter.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected_low,
+            &timeout,
+        )
+    };
+}
+
+fn futex_wake_all(counter: &AtomicU64) {
+    // SAFETY: the address is a live, aligned word of the mapping; FUTEX_WAKE reads and writes no memory.
+    unsafe { libc::syscall(libc::SYS_futex, counter.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}

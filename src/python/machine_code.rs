@@ -1,0 +1,98 @@
+//! Where a few bytes of the interpreter's own machine code point. Stripped builds hide the address of a
+//! private variable, but an exported function that uses it holds it. Nothing here decodes instructions in
+//! order: every byte position is tried, and the caller proves each answer by what it finds there.
+
+use super::memory::{Memory, at, u32_in};
+
+/// How far into a function its first references are looked for.
+const FUNCTION_BYTES: usize = 192;
+/// How far past an address in `_PyRuntime` a field may be that an accessor reads.
+const FIELD_OFFSET_MAX: u32 = 4096;
+
+/// Every address that the beginning of `function` may load from, jump through or take, in the order of the
+/// code. Most are wrong; the right one is among them.
+///
+/// x86_64: RIP-relative `mov`, `lea`, `jmp`, `call`, and 32-bit immediates as non-PIE code uses them.
+pub(super) fn references(memory: &dyn Memory, function: u64) -> Vec<u64> {
+    let code = memory.bytes_up_to(function, FUNCTION_BYTES);
+    (0..code.len())
+        .filter_map(|position| reference(&code, position, function))
+        .collect()
+}
+
+fn reference(code: &[u8], position: usize, function: u64) -> Option<u64> {
+    let rest = &code[position..];
+    match rest {
+        // mov reg, [rip+disp32] and lea reg, [rip+disp32], 64-bit.
+        [0x48 | 0x4c, 0x8b | 0x8d, modrm, ..] if modrm & 0xc7 == 0x05 => {
+            rip_relative(rest, 3, 7, at(function, position as u32))
+        }
+        // jmp [rip+disp32], call [rip+disp32].
+        [0xff, 0x25 | 0x15, ..] => rip_relative(rest, 2, 6, at(function, position as u32)),
+        // mov reg32, imm32: the address of static data in a non-PIE executable.
+        [0xb8..=0xbf, ..] => u32_in(rest, 1).map(u64::from),
+        _ => None,
+    }
+}
+
+fn rip_relative(code: &[u8], disp_at: usize, length: u64, address: u64) -> Option<u64> {
+    let disp = u32_in(code, disp_at)?.cast_signed();
+    Some(address.wrapping_add(length).wrapping_add_signed(i64::from(disp)))
+}
+
+/// The offset in the structure at `base` of the 8-byte field that `accessor` reads, for a function like
+/// `_Py_IsFinalizing` that begins by reading one field of `_PyRuntime`. `None` where its code has another
+/// shape.
+pub(super) fn field_read_by(memory: &dyn Memory, accessor: u64, base: u64) -> Option<u32> {
+    /// `endbr64` may come first; the load is among the first instructions or not there.
+    const LOAD_WITHIN_BYTES: usize = 16;
+    let code = memory.bytes_up_to(accessor, 48);
+    for position in 0..code.len().min(LOAD_WITHIN_BYTES) {
+        let rest = &code[position..];
+        let here = at(accessor, position as u32);
+        // cmp qword [rip+disp32], 0: the immediate byte counts in the instruction's length.
+        if let [0x48, 0x83, 0x3d, ..] = rest {
+            return offset_in(base, rip_relative(rest, 3, 8, here)?);
+        }
+        let [0x48, opcode @ (0x8b | 0x8d), modrm, ..] = rest else {
+            continue;
+        };
+        if modrm & 0xc7 != 0x05 {
+            continue;
+        }
+        let target = rip_relative(rest, 3, 7, here)?;
+        let holds_base = match opcode {
+            0x8d => target == base,
+            // Through the GOT, or the field itself.
+            _ => memory.u64(target) == Ok(base),
+        };
+        return if holds_base {
+            displacement(rest.get(7..)?)
+        } else {
+            offset_in(base, target)
+        };
+    }
+    None
+}
+
+/// `mov reg, [reg+disp]` or `cmp qword [reg+disp], 0`: the displacement.
+fn displacement(code: &[u8]) -> Option<u32> {
+    let [0x48, 0x8b | 0x83, modrm, disp8, ..] = code else {
+        return None;
+    };
+    // A base register of rsp means another encoding (SIB).
+    if modrm & 7 == 4 {
+        return None;
+    }
+    let offset = match modrm >> 6 {
+        1 => u32::from(*disp8),
+        2 => u32_in(code, 3)?,
+        _ => return None,
+    };
+    (offset < FIELD_OFFSET_MAX && offset % 8 == 0).then_some(offset)
+}
+
+fn offset_in(base: u64, target: u64) -> Option<u32> {
+    let offset = u32::try_from(target.checked_sub(base)?).ok()?;
+    (offset < FIELD_OFFSET_MAX && offset % 8 == 0).then_some(offset)
+}

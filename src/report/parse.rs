@@ -1,0 +1,216 @@
+//! `memray parse`: a capture's records as text, one a line, exactly as upstream prints them.
+//!
+//! One exception: upstream prints the allocator "malloc" of the header as "pymalloc" by mistake; here it is
+//! printed as it is. Upstream prints unsigned counts and ids as signed numbers and null addresses as "(nil)",
+//! and so do we.
+
+use std::{
+    fmt,
+    io::{self, Write},
+};
+
+use crate::capture::{
+    AggregatedAllocation, FileFormat, Frame, Header, RawReader, RawRecord, allocator_name, python_allocator_name,
+};
+
+/// Text is handed on in pieces of about this size.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Prints everything up to the end or the damage; [`RawReader::damage`] tells afterwards which it was.
+pub fn parse(reader: &mut RawReader, out: &mut impl Write) -> io::Result<()> {
+    let mut text = Vec::with_capacity(PIECE_BYTES + 4096);
+    print_header(&mut text, reader.header())?;
+    let is_aggregated = reader.header().file_format == FileFormat::AggregatedAllocations;
+    while let Some(record) = reader.next_record() {
+        print_record(&mut text, &record, is_aggregated)?;
+        if text.len() >= PIECE_BYTES {
+            out.write_all(&text)?;
+            text.clear();
+        }
+    }
+    out.write_all(&text)
+}
+
+fn print_header(out: &mut Vec<u8>, header: &Header) -> io::Result<()> {
+    // The magic's NUL ends it in upstream's printf too.
+    writeln!(
+        out,
+        "HEADER magic=memray version={} python_version={:08x} native_traces={} file_format={} n_allocations={} \
+         n_frames={} start_time={} end_time={} pid={} main_tid={} skipped_frames_on_main_tid={} command_line={} \
+         python_allocator={} trace_python_allocators={} track_object_lifetimes={} libdest={} site_packages=[{}] \
+         sys.path=[{}]",
+        header.version,
+        header.python_version,
+        header.native_traces,
+        header.file_format,
+        header.allocations_count as i64,
+        header.frames_count as i64,
+        header.start_ms,
+        header.end_ms,
+        header.pid,
+        header.main_tid,
+        header.skipped_frames_on_main_tid as i64,
+        header.command_line,
+        python_allocator_name(header.python_allocator).unwrap_or(""),
+        header.trace_python_allocators,
+        header.track_object_lifetimes,
+        header.libdest,
+        header.site_packages.join(", "),
+        header.sys_path.join(", "),
+    )
+}
+
+fn print_record(out: &mut Vec<u8>, record: &RawRecord<'_>, is_aggregated: bool) -> io::Result<()> {
+    match *record {
+        RawRecord::Allocation {
+            address,
+            size,
+            allocator,
+            native_frame,
+        } => writeln!(
+            out,
+            "ALLOCATION address={} size={} allocator={} native_frame_id={}",
+            Pointer(address),
+            size as i64,
+            allocator_name(allocator).unwrap_or(""),
+            native_frame as i64
+        ),
+        RawRecord::FramePush(frame) => writeln!(out, "FRAME_PUSH {}", FrameText(frame)),
+        RawRecord::FramePop { count } => writeln!(out, "FRAME_POP count={count}"),
+        RawRecord::ContextSwitch { tid } => writeln!(out, "CONTEXT_SWITCH tid={tid}"),
+        RawRecord::Thread { name } => {
+            out.extend_from_slice(if is_aggregated { b"THREAD_RECORD " } else { b"THREAD " });
+            out.extend_from_slice(name);
+            writeln!(out)
+        }
+        RawRecord::CodeObject {
+            code_id,
+            name,
+            filename,
+            firstlineno,
+            linetable,
+        } => {
+            write!(out, "CODE_OBJECT code_id={} function_name=", code_id as i64)?;
+            out.extend_from_slice(name);
+            out.extend_from_slice(b" filename=");
+            out.extend_from_slice(filename);
+            writeln!(out, " firstlineno={firstlineno} linetable_size={}", linetable.len())
+        }
+        RawRecord::Memory { rss_bytes, time_ms } => {
+            writeln!(out, "MEMORY_RECORD time={} memory={}", time_ms as u64, rss_bytes as i64)
+        }
+        RawRecord::Object {
+            address, native_frame, ..
+        } => {
+            writeln!(
+                out,
+                "OBJECT_RECORD address={} native_frame_id={}",
+                Pointer(address),
+                native_frame as i64
+            )
+        }
+        RawRecord::NativeFrame { ip, parent } => {
+            let name = if is_aggregated {
+                "NATIVE_TRACE_INDEX"
+            } else {
+                "NATIVE_FRAME_ID"
+            };
+            writeln!(out, "{name} ip={} index={parent}", Pointer(ip))
+        }
+        RawRecord::MemoryMapStart => writeln!(out, "MEMORY_MAP_START"),
+        RawRecord::SegmentHeader {
+            filename,
+            segments_count,
+            address,
+        } => {
+            out.extend_from_slice(b"SEGMENT_HEADER filename=");
+            out.extend_from_slice(filename);
+            writeln!(out, " num_segments={} addr={}", segments_count as i64, Pointer(address))
+        }
+        RawRecord::Segment { vaddr, memory_bytes } => writeln!(out, "SEGMENT {} {memory_bytes:x}", Pointer(vaddr)),
+        RawRecord::Trailer => writeln!(out, "{}", if is_aggregated { "AGGREGATED_TRAILER" } else { "TRAILER" }),
+        RawRecord::MemorySnapshot {
+            time_ms,
+            rss_bytes,
+            heap_bytes,
+        } => {
+            writeln!(
+                out,
+                "MEMORY_SNAPSHOT time={time_ms} rss={} heap={}",
+                rss_bytes as i64, heap_bytes as i64
+            )
+        }
+        RawRecord::PythonFrame { frame_id, frame } => {
+            writeln!(
+                out,
+                "PYTHON_FRAME_INDEX frame_id={} {}",
+                frame_id as i64,
+                FrameText(frame)
+            )
+        }
+        RawRecord::PythonTrace { frame_id, parent } => {
+            writeln!(
+                out,
+                "PYTHON_TRACE_INDEX frame_id={} parent_index={}",
+                frame_id as i64, parent as i64
+            )
+        }
+        RawRecord::SurvivingObject { address, native_frame } => {
+            // The doubled prefix is upstream's.
+            writeln!(
+                out,
+                "SURVIVING_OBJECT address=0x{} native_frame_id={native_frame}",
+                Pointer(address)
+            )
+        }
+        RawRecord::Aggregated(place) => print_aggregated(out, &place),
+    }
+}
+
+fn print_aggregated(out: &mut Vec<u8>, place: &AggregatedAllocation) -> io::Result<()> {
+    writeln!(
+        out,
+        "AGGREGATED_ALLOCATION tid={} allocator={} native_frame_id={} python_frame_id={} \
+         native_segment_generation={} n_allocations_in_high_water_mark={} n_allocations_leaked={} \
+         bytes_in_high_water_mark={} bytes_leaked={}",
+        place.tid,
+        allocator_name(place.allocator).unwrap_or(""),
+        place.native_frame as i64,
+        place.python_trace as i64,
+        place.native_segment_generation as i64,
+        place.high_water_mark_count as i64,
+        place.leaked_count as i64,
+        place.high_water_mark_bytes as i64,
+        place.leaked_bytes as i64
+    )
+}
+
+/// An address as glibc's `%p` prints it.
+struct Pointer(u64);
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("(nil)"),
+            address => write!(f, "{address:#x}"),
+        }
+    }
+}
+
+struct FrameText(Frame);
+
+impl fmt::Display for FrameText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Frame {
+            code_id,
+            instruction_offset,
+            is_entry,
+        } = self.0;
+        let is_entry = u8::from(is_entry);
+        write!(
+            f,
+            "code_object_id={} instruction_offset={instruction_offset} is_entry_frame={is_entry}",
+            code_id as i64
+        )
+    }
+}

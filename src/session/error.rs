@@ -1,0 +1,172 @@
+//! Why a session could not start, go on or end; each with what to do about it.
+
+use super::landing::Owner;
+use super::output::{OutputError, error_text};
+use crate::capture::WriteError;
+use crate::python;
+use std::fmt;
+
+/// One variant for each step that can fail.
+#[derive(Debug)]
+pub enum Error {
+    /// Something about the process forbids it, found before it was touched.
+    Obstacle(inject::Obstacle),
+    Inject(inject::Error),
+    Borrow(inject::BorrowError),
+    Python(python::FindError),
+    Output(OutputError),
+    Write(WriteError),
+    /// A step with the region's memfd.
+    Memfd(&'static str, std::io::Error),
+    Guardian(std::io::Error),
+    /// Somebody tracks this process already.
+    Busy { pid: i32, owner: Owner, owner_name: String },
+    /// The collector belongs to another user, who has to end it.
+    ForeignOwner(Owner, String),
+    /// The collector runs in another PID namespace and can't be reached from here.
+    ElsewhereOwned(Owner),
+    /// Nobody tracks this process.
+    NoSession,
+    /// The allocation functions were not found in any module.
+    NothingToHook,
+    /// The modules have more slots than the journal has room for.
+    TooManySlots(usize),
+    /// A landing of a layout that this build does not know.
+    Internal(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Obstacle(obstacle) => write!(f, "{obstacle}"),
+            Self::Inject(error) => write!(f, "{error}"),
+            Self::Borrow(error) => write!(f, "{error}"),
+            Self::Python(error) => write!(f, "{error}"),
+            Self::Output(error) => write!(f, "{error}"),
+            Self::Write(error) => write!(f, "{error}"),
+            Self::Memfd(step, error) => write!(f, "the ring's memory cannot be {}: {}", past(step), error_text(error)),
+            Self::Guardian(error) => write!(f, "the guardian process cannot be started: {}", error_text(error)),
+            Self::Busy { owner, owner_name, .. } => write!(
+                f,
+                "it is being tracked since {} by {owner_name} (memray pid {}), into {}",
+                clock_text(owner.started_ms),
+                owner.pid,
+                owner.path.display()
+            ),
+            Self::ForeignOwner(owner, name) => {
+                write!(f, "its collector (memray pid {}) belongs to {name}, who alone may end it", owner.pid)
+            }
+            Self::ElsewhereOwned(owner) => {
+                write!(f, "its collector (memray pid {} there) runs in another container", owner.pid)
+            }
+            Self::NoSession => f.write_str("it is not being tracked"),
+            Self::NothingToHook => f.write_str("none of its modules calls malloc through a slot that could be hooked"),
+            Self::TooManySlots(count) => write!(f, "its modules have {count} slots, more than the journal has room for"),
+            Self::Internal(what) => f.write_str(what),
+        }
+    }
+}
+
+impl Error {
+    /// What to type or change.
+    pub fn fix(&self) -> Option<String> {
+        match self {
+            Self::Obstacle(obstacle) => obstacle.fix(),
+            Self::Inject(error) => error.fix(),
+            Self::Borrow(error) => error.fix(),
+            Self::Python(error) => error.fix(),
+            Self::Output(error) => Some(error.fix()),
+            Self::Write(error) => error.fix(),
+            Self::Memfd(..) => Some("try again; -v shows the steps".to_owned()),
+            Self::Guardian(_) => Some("check the limit of processes: ulimit -u".to_owned()),
+            Self::Busy { pid, .. } => Some(format!("memray detach {pid}")),
+            Self::ForeignOwner(_, name) => Some(format!("run memray detach as {name} or as root")),
+            Self::ElsewhereOwned(_) => Some("run memray detach in the container where it was attached".to_owned()),
+            Self::NoSession => Some("memray attach PID starts a window".to_owned()),
+            Self::NothingToHook => Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned()),
+            Self::TooManySlots(_) | Self::Internal(_) => None,
+        }
+    }
+}
+
+fn past(step: &str) -> String {
+    match step {
+        "size" => "sized".to_owned(),
+        step => format!("{step}ed"),
+    }
+}
+
+/// Local wall-clock time of milliseconds since the epoch, e.g. `2026-01-31 14:05:09 UTC`.
+fn clock_text(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil_date(days);
+    format!(
+        "{year}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
+        second_of_day / 3600,
+        second_of_day / 60 % 60,
+        second_of_day % 60
+    )
+}
+
+/// Gregorian date of a day number since 1970-01-01, by walking years and months.
+fn civil_date(mut days: u64) -> (u64, u64, u64) {
+    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let mut year = 1970;
+    // A mark's time is a u64 of milliseconds that the target could have overwritten: bounded to the year 9999.
+    while year < 9999 {
+        let length = if is_leap(year) { 366 } else { 365 };
+        if days < length {
+            break;
+        }
+        days -= length;
+        year += 1;
+    }
+    let february = if is_leap(year) { 29 } else { 28 };
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length || month == 12 {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days % 31 + 1)
+}
+
+impl From<inject::Error> for Error {
+    fn from(error: inject::Error) -> Self {
+        Self::Inject(error)
+    }
+}
+
+impl From<inject::BorrowError> for Error {
+    fn from(error: inject::BorrowError) -> Self {
+        Self::Borrow(error)
+    }
+}
+
+impl From<OutputError> for Error {
+    fn from(error: OutputError) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<WriteError> for Error {
+    fn from(error: WriteError) -> Self {
+        Self::Write(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock_text;
+
+    #[test]
+    fn times_are_told_in_utc() {
+        assert_eq!(clock_text(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(clock_text(951_782_400_000), "2000-02-29 00:00:00 UTC");
+        assert_eq!(clock_text(1_795_252_449_123), "2026-11-21 09:14:09 UTC");
+        assert!(clock_text(u64::MAX).starts_with("9999-"));
+    }
+}

@@ -1,0 +1,147 @@
+//! The end of a window: flag off, drained, slots back, memory withdrawn, capture closed, mark taken away.
+
+use super::Session;
+use super::error::Error;
+use super::place::withdraw;
+use super::repair::restore_slots;
+use super::sampler::now_ms;
+use super::window::End;
+use super::target;
+use crate::capture::{Appendix, Losses, OldFrees};
+use crate::report::TargetEnd;
+use nix::fcntl::{FallocateFlags, fallocate};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use wire::landing::JOURNAL_BYTES;
+use wire::region::{RING_OFFSET, region_bytes};
+use wire::ring::RING_SLOTS;
+
+/// A thread that saw the flag on gets this long to finish its record.
+const IN_FLIGHT_MIN: Duration = Duration::from_millis(1);
+/// A thread that is still recording after this is stalled; its reservation won't be mapped again.
+const IN_FLIGHT_MAX: Duration = Duration::from_millis(150);
+/// How long draining what is left may take.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// A window that is over.
+pub struct Ended {
+    pub path: PathBuf,
+    pub appendix: Appendix,
+    /// How the target ended, if it did.
+    pub target_end: Option<TargetEnd>,
+    /// Processes of the target's cgroup that the kernel killed for want of memory.
+    pub oom_kills: u64,
+    pub warnings: Vec<String>,
+}
+
+impl Session {
+    /// Detaches and closes the capture. What can't be done is a warning, not a reason to leave the rest undone.
+    pub fn finish(mut self, end: End) -> Result<Ended, Error> {
+        let is_there = self.process.is_alive() && self.landing_is_there();
+        if is_there {
+            self.switch_off();
+        } else {
+            self.drain_all(|_| true);
+        }
+        self.sample();
+        let losses = self.collector.losses();
+        let left_over_bytes = if is_there { self.give_back() } else { 0 };
+        let target_end = match end {
+            End::TargetExecuted => Some(TargetEnd::Executed),
+            _ if is_there => None,
+            _ => Some(target::end(&self.process)),
+        };
+        let oom_kills = match (self.oom_kills_before, self.sampler.oom_kills()) {
+            (Some(before), Some(after)) => after.saturating_sub(before),
+            _ => 0,
+        };
+        let appendix = self.appendix(losses, target_end, left_over_bytes);
+        let closed = self.collector.into_writer().finish(appendix.detached_ms, &appendix);
+        // The very last step: whoever waits for the mark to go finds a complete capture.
+        if is_there && let Err(error) = self.landing.end_session(&self.process) {
+            self.warnings.push(format!("the session's mark could not be taken away: {error}"));
+        }
+        if let Some(guardian) = self.guardian.take() {
+            guardian.dismiss();
+        }
+        if let Err(error) = closed {
+            if end != End::CaptureFailed {
+                return Err(error.into());
+            }
+            self.warnings.push(format!("the capture ends early: {error}"));
+        }
+        Ok(Ended { path: self.path, appendix, target_end, oom_kills, warnings: self.warnings })
+    }
+
+    /// Flag off, then drains until nobody is recording any more.
+    fn switch_off(&mut self) {
+        if let Err(error) = self.landing.set_flag(&self.process, false) {
+            self.warnings.push(format!("tracking could not be switched off: {error}"));
+        }
+        let off_since = Instant::now();
+        let mut is_busy = true;
+        self.drain_all(|collector| {
+            is_busy = collector.reader().region().any_thread_is_busy();
+            let waited = off_since.elapsed();
+            waited >= IN_FLIGHT_MIN && (!is_busy || waited >= IN_FLIGHT_MAX)
+        });
+        if is_busy && let Err(error) = self.landing.taint_reservation(&self.process) {
+            self.warnings.push(format!("a stalled thread could not be noted: {error}"));
+        }
+    }
+
+    /// Takes records until the ring is empty and `is_quiet` agrees.
+    fn drain_all(&mut self, mut is_quiet: impl FnMut(&crate::collect::Collector) -> bool) {
+        let deadline = Instant::now() + DRAIN_MAX;
+        loop {
+            let taken = self.collector.drain(usize::MAX >> 1);
+            let quiet = is_quiet(&self.collector);
+            if (taken == 0 && quiet && self.collector.reader().backlog() == 0) || Instant::now() >= deadline {
+                return;
+            }
+            if taken == 0 {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+
+    /// Slots back, memory withdrawn. Returns how much address space stays.
+    fn give_back(&mut self) -> u64 {
+        // First the memory, in every process that maps it: no stop and no rights are needed for this.
+        let ring_bytes = region_bytes(RING_SLOTS) - RING_OFFSET;
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let _ = fallocate(&self.memfd, flags, RING_OFFSET as i64, ring_bytes as i64);
+        if let Err(error) = restore_slots(&self.process, &mut self.landing) {
+            self.warnings.push(format!("not every slot could be put back: {error}"));
+        }
+        match self.process.maps().map_err(Error::from).and_then(|maps| withdraw(&self.process, &maps, &self.landing, &self.borrow)) {
+            Ok(pause) => self.pause_us.push(pause.pause_us),
+            Err(error) => self.warnings.push(format!(
+                "the ring stays mapped in the target, switched off: {error}; `memray detach {}` tries again",
+                self.process.pid()
+            )),
+        }
+        self.landing.header.landing_bytes + JOURNAL_BYTES + region_bytes(RING_SLOTS)
+    }
+
+    fn appendix(&self, losses: Losses, target_end: Option<TargetEnd>, left_over_bytes: u64) -> Appendix {
+        let counters = self.collector.counters();
+        Appendix {
+            losses,
+            old_frees: OldFrees {
+                count: counters.old_frees,
+                bytes: (counters.old_frees_unsized == 0).then_some(counters.old_free_bytes),
+            },
+            samples: self.samples.clone(),
+            cgroup_limit_bytes: self.sampler.limit_bytes(),
+            pause_us: self.pause_us.clone(),
+            attached_ms: self.attached_ms,
+            detached_ms: now_ms(),
+            target_end: target_end.map(|end| end.to_string()),
+            tool: format!("memray {}", env!("CARGO_PKG_VERSION")),
+            left_over_bytes,
+            qualnames: Some(self.collector.qualnames().iter().cloned().collect()),
+            ..Appendix::default()
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The guardian: a process of its own that puts the target back if the tool dies.
+//!
+//! It waits on a pipe whose other end only the tool holds. A byte means that all is well; the end of the pipe
+//! without one means that the tool is dead, and the guardian repairs what the landing's marks describe.
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+/// The tool's end.
+pub struct Guardian {
+    child: Child,
+    pipe: Option<ChildStdin>,
+}
+
+/// What the tool writes when it has put everything back itself.
+const ALL_IS_WELL: u8 = b'.';
+
+impl Guardian {
+    /// Starts the guardian and waits until it holds the target's descriptors.
+    pub fn start(pid: i32, own_pid: u32, own_start_ticks: u64) -> std::io::Result<Self> {
+        // A process group of its own: `kill -- -PGID` must not take both. It becomes a session leader itself.
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("memray-guardian")
+            .args(["guardian".to_owned(), pid.to_string(), own_pid.to_string(), own_start_ticks.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .current_dir("/")
+            .spawn()?;
+        let pipe = child.stdin.take();
+        let mut ready = [0];
+        let is_ready = child
+            .stdout
+            .take()
+            .is_some_and(|mut stdout| stdout.read_exact(&mut ready).is_ok());
+        if !is_ready {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(std::io::Error::other("the guardian process did not start"));
+        }
+        Ok(Self { child, pipe })
+    }
+
+    /// Dismisses the guardian: everything is as it was.
+    pub fn dismiss(mut self) {
+        if let Some(mut pipe) = self.pipe.take() {
+            let _ = pipe.write_all(&[ALL_IS_WELL]);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Guardian {
+    /// Without [`Guardian::dismiss`] the pipe closes, and the guardian repairs.
+    fn drop(&mut self) {
+        if self.pipe.take().is_some() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The guardian's side: says that it is ready, then waits. True if the tool died.
+pub fn tool_died() -> bool {
+    let mut stdout = std::io::stdout();
+    if stdout.write_all(b"r").and_then(|()| stdout.flush()).is_err() {
+        return true;
+    }
+    let mut byte = [0];
+    loop {
+        match std::io::stdin().read(&mut byte) {
+            Ok(0) => return true,
+            Ok(_) => return byte[0] != ALL_IS_WELL,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return true,
+        }
+    }
+}

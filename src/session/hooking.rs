@@ -1,0 +1,196 @@
+//! GOT slots: found in every module, journalled, pointed at our hooks; looked at again whenever modules
+//! change, because a new module wants hooking and ld.so's lazy binding can overwrite a hook.
+
+use super::error::Error;
+use super::landing::Landing;
+use super::payload::Image;
+use inject::{Binding, Mapping, Module, Originals, Process, RemoteAddr, Slot};
+use rustc_hash::FxHashSet;
+use std::ops::Range;
+use wire::landing::{JOURNAL_ENTRIES_MAX, JournalEntry};
+use wire::{HOOK_COUNT, HOOKED_SYMBOLS, Hook};
+
+/// A module and its slots.
+struct HookedModule {
+    module: Module,
+    slots: Vec<Slot>,
+}
+
+/// Everything that is, or is to be, hooked.
+pub struct Hooks {
+    names: Vec<&'static str>,
+    originals: Originals,
+    modules: Vec<HookedModule>,
+    /// Absolute addresses of the payload's hooks, by [`Hook`].
+    hooks: [u64; HOOK_COUNT],
+    ours: Vec<Range<u64>>,
+    /// Slots whose journal entry stands, with the value that it would put back.
+    journalled: FxHashSet<(u64, u64)>,
+    hooked_count: usize,
+    /// Slots left alone because they hold another function than the rest.
+    different_count: usize,
+}
+
+impl Hooks {
+    /// Reads the target's modules and decides which functions the hooks stand for. Writes nothing.
+    pub fn survey(process: &Process, maps: &[Mapping], landings: &[Landing]) -> Result<Self, Error> {
+        let mut hooks = Self {
+            names: HOOKED_SYMBOLS.iter().map(|(name, _)| *name).collect(),
+            originals: Originals::default(),
+            modules: Vec::new(),
+            hooks: [0; HOOK_COUNT],
+            ours: landings.iter().map(|landing| landing.header.text_start..landing.header.text_end).collect(),
+            journalled: FxHashSet::default(),
+            hooked_count: 0,
+            different_count: 0,
+        };
+        hooks.read_modules(process, maps);
+        let modules = hooks.modules();
+        let slots: Vec<(usize, Slot)> = hooks
+            .modules
+            .iter()
+            .enumerate()
+            .flat_map(|(index, hooked)| hooked.slots.iter().map(move |slot| (index, *slot)))
+            .collect();
+        hooks.originals = Originals::find(process, &modules, &slots, &hooks.names, &hooks.ours);
+        if hooks.real(Hook::Malloc).is_none() || hooks.real(Hook::Free).is_none() {
+            return Err(Error::NothingToHook);
+        }
+        Ok(hooks)
+    }
+
+    pub fn modules(&self) -> Vec<Module> {
+        self.modules.iter().map(|hooked| hooked.module.clone()).collect()
+    }
+
+    /// The functions that the hooks stand for, 0 where no module imports one.
+    pub fn reals(&self) -> [u64; HOOK_COUNT] {
+        let mut reals = [0; HOOK_COUNT];
+        for (index, (_, hook)) in HOOKED_SYMBOLS.iter().enumerate() {
+            if reals[*hook as usize] == 0 {
+                reals[*hook as usize] = self.originals.function(index).unwrap_or(0);
+            }
+        }
+        reals
+    }
+
+    /// The function that one hook stands for.
+    pub fn real(&self, hook: Hook) -> Option<u64> {
+        Some(self.reals()[hook as usize]).filter(|&address| address != 0)
+    }
+
+    /// Whether a hook's function is the C library's own.
+    pub fn is_from_glibc(&self, process: &Process, hook: Hook) -> bool {
+        self.real(hook).and_then(|address| self.holder(address)).is_some_and(|module| {
+            // musl has no such symbol version namespace, and no gnu_get_libc_version.
+            module.symbol(process, "gnu_get_libc_version").is_some()
+        })
+    }
+
+    /// Where the payload's hooks are in the target.
+    pub fn set_addresses(&mut self, image: &Image, landing: &Landing) {
+        let base = landing.base + landing.header.image_offset;
+        self.hooks = image.hook_offsets.map(|offset| base + offset);
+        let text = landing.header.text_start..landing.header.text_end;
+        if !self.ours.contains(&text) {
+            self.ours.push(text);
+        }
+    }
+
+    /// Points every slot that holds an original, or is still to be bound to it, at its hook. Also hooks what was
+    /// loaded since the last time, and what lazy binding has overwritten.
+    pub fn install(&mut self, process: &Process, landing: &mut Landing) -> Result<(), Error> {
+        let modules = self.modules();
+        let provider = self.allocator_module(process);
+        let mut entries = Vec::new();
+        self.different_count = 0;
+        for (index, hooked) in self.modules.iter().enumerate() {
+            // An allocator's own calls (jemalloc's mmap) are part of the allocation that is recorded; the
+            // dynamic linker's slots are its own affair.
+            if provider == Some(hooked.module.start) || inject::is_dynamic_linker(&hooked.module) {
+                continue;
+            }
+            for slot in &hooked.slots {
+                let Some(real) = self.originals.function(slot.name) else { continue };
+                let Ok(value) = process.read_u64(RemoteAddr(slot.address)) else { continue };
+                let hook = self.hooks[HOOKED_SYMBOLS[slot.name].1 as usize];
+                if value == hook {
+                    continue;
+                }
+                match inject::binding(process, &modules, index, slot, value, &self.names, &self.ours) {
+                    Binding::Bound(address) if address == real => {}
+                    Binding::Lazy => {}
+                    Binding::Bound(_) => {
+                        self.different_count += 1;
+                        continue;
+                    }
+                    Binding::Ours | Binding::Unknown => continue,
+                }
+                entries.push(JournalEntry { slot: slot.address, old: value, new: hook, real });
+            }
+        }
+        self.write(process, landing, &entries)
+    }
+
+    /// Looks for modules that came or went, then hooks what is to be hooked.
+    pub fn refresh(&mut self, process: &Process, landing: &mut Landing) -> Result<(), Error> {
+        let maps = process.maps()?;
+        self.read_modules(process, &maps);
+        self.install(process, landing)
+    }
+
+    /// What is hooked, in a sentence.
+    pub fn describe(&self) -> String {
+        let mut text = format!("hooked {} slots in {} modules", self.hooked_count, self.modules.len());
+        if self.different_count > 0 {
+            text.push_str(&format!("; {} slots hold other functions and were left alone", self.different_count));
+        }
+        text
+    }
+
+    fn holder(&self, address: u64) -> Option<&Module> {
+        self.modules.iter().map(|hooked| &hooked.module).find(|module| module.executes(address))
+    }
+
+    /// The start of the module that provides malloc, if it is not the C library.
+    fn allocator_module(&self, process: &Process) -> Option<u64> {
+        let module = self.holder(self.real(Hook::Malloc)?)?;
+        let is_libc = module.symbol(process, "__libc_start_main").is_some();
+        // An executable with an allocator of its own has the program's slots too.
+        (!is_libc && !module.is_program).then_some(module.start)
+    }
+
+    /// Keeps what is known of modules that are still there, reads those that are new.
+    fn read_modules(&mut self, process: &Process, maps: &[Mapping]) {
+        let mut known = std::mem::take(&mut self.modules);
+        for map in inject::starts(maps) {
+            if let Some(position) = known.iter().position(|hooked| hooked.module.is_same_as(map)) {
+                self.modules.push(known.swap_remove(position));
+            } else if let Some(module) = Module::read(process, map) {
+                let slots = inject::slots(process, &module, &self.names);
+                self.modules.push(HookedModule { module, slots });
+            }
+        }
+    }
+
+    /// Journal first, then the slots, each only where it still holds what it held (hazards 4 and 27).
+    fn write(&mut self, process: &Process, landing: &mut Landing, entries: &[JournalEntry]) -> Result<(), Error> {
+        let new: Vec<JournalEntry> =
+            entries.iter().filter(|entry| !self.journalled.contains(&(entry.slot, entry.old))).copied().collect();
+        let total = landing.header.journal_count as usize + new.len();
+        if total > JOURNAL_ENTRIES_MAX {
+            return Err(Error::TooManySlots(total));
+        }
+        if !new.is_empty() {
+            landing.append_journal(process, &new)?;
+            self.journalled.extend(new.iter().map(|entry| (entry.slot, entry.old)));
+        }
+        for entry in entries {
+            // A slot that can't be written belongs to a module that is just being unloaded.
+            if matches!(process.compare_and_write_word(RemoteAddr(entry.slot), entry.old, entry.new), Ok(true)) {
+                self.hooked_count += 1;
+            }
+        }
+        Ok(())
+    }
+}

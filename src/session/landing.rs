@@ -1,0 +1,312 @@
+//! The landing in the target: made once, recognised by its magic, reused by every later session.
+
+use inject::{Mapping, Process, RemoteAddr};
+use std::mem::offset_of;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use wire::PAGE_BYTES;
+use wire::landing::{
+    JOURNAL_ENTRIES_MAX, JournalEntry, LandingHeader, MAGIC, PATH_BYTES_MAX, SESSION_LIVE, SESSION_NONE, SessionMark,
+    VERSION,
+};
+
+/// Landings that one process may hold: one for each build of memray that ever attached.
+const LANDINGS_MAX: usize = 16;
+
+/// A landing found in, or about to be put into, the target.
+#[derive(Clone, Copy)]
+pub struct Landing {
+    pub base: u64,
+    pub header: LandingHeader,
+}
+
+/// What a landing's session mark says.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    pub pid: i32,
+    pub start_ticks: u64,
+    pub pid_namespace: u64,
+    pub uid: u32,
+    pub started_ms: u64,
+    pub path: PathBuf,
+}
+
+impl Landing {
+    /// All landings of a process whose version is known, by the magic at the start of its small anonymous
+    /// read-only mappings.
+    pub fn find_all(process: &Process, maps: &[Mapping]) -> Vec<Self> {
+        maps.iter()
+            .filter(|map| map.is_anonymous() && map.is_readable() && !map.is_writable())
+            .filter_map(|map| Self::read(process, map.start))
+            .take(LANDINGS_MAX)
+            .collect()
+    }
+
+    fn read(process: &Process, base: u64) -> Option<Self> {
+        let mut magic = [0; MAGIC.len()];
+        process.read(RemoteAddr(base), &mut magic).ok()?;
+        if magic != MAGIC {
+            return None;
+        }
+        let mut bytes = [0; size_of::<LandingHeader>()];
+        process.read(RemoteAddr(base), &mut bytes).ok()?;
+        let header = decode(&bytes);
+        (header.version == VERSION && header.header_bytes as usize == bytes.len()).then_some(Self { base, header })
+    }
+
+    /// Reads the header again.
+    pub fn refresh(&mut self, process: &Process) -> bool {
+        match Self::read(process, self.base) {
+            Some(landing) => {
+                *self = landing;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Writes the whole header: only while nobody else can be reading it as a session's mark.
+    pub fn write(&self, process: &Process) -> Result<(), inject::Error> {
+        process.write(RemoteAddr(self.base), &encode(&self.header))
+    }
+
+    /// Writes one word of the header, at `offset_of!(LandingHeader, …)`.
+    fn write_field(&self, process: &Process, offset: usize, value: u64) -> Result<(), inject::Error> {
+        process.write_word(RemoteAddr(self.base + offset as u64), value)
+    }
+
+    /// Switches every hook on or off.
+    pub fn set_flag(&self, process: &Process, on: bool) -> Result<(), inject::Error> {
+        process.write_word(RemoteAddr(self.base + self.header.flag_offset), u64::from(on))
+    }
+
+    pub fn is_on(&self, process: &Process) -> Result<bool, inject::Error> {
+        Ok(process.read_u64(RemoteAddr(self.base + self.header.flag_offset))? != 0)
+    }
+
+    pub fn set_reservation(&mut self, process: &Process, journal: u64, bytes: u64) -> Result<(), inject::Error> {
+        self.header.journal = journal;
+        self.header.reservation_bytes = bytes;
+        self.header.reservation_tainted = 0;
+        self.write_field(process, offset_of!(LandingHeader, reservation_tainted), 0)?;
+        self.write_field(process, offset_of!(LandingHeader, reservation_bytes), bytes)?;
+        self.write_field(process, offset_of!(LandingHeader, journal), journal)
+    }
+
+    pub fn taint_reservation(&mut self, process: &Process) -> Result<(), inject::Error> {
+        self.header.reservation_tainted = 1;
+        self.write_field(process, offset_of!(LandingHeader, reservation_tainted), 1)
+    }
+
+    pub fn set_journal_count(&mut self, process: &Process, count: u64) -> Result<(), inject::Error> {
+        self.header.journal_count = count;
+        self.write_field(process, offset_of!(LandingHeader, journal_count), count)
+    }
+
+    /// Takes the session mark away: the very last step of a detach or repair.
+    pub fn end_session(&mut self, process: &Process) -> Result<(), inject::Error> {
+        self.header.session.state = SESSION_NONE;
+        let offset = offset_of!(LandingHeader, session) + offset_of!(SessionMark, state);
+        self.write_field(process, offset, SESSION_NONE)
+    }
+
+    /// Puts the session mark, its state word last.
+    pub fn begin_session(&mut self, process: &Process, mark: SessionMark) -> Result<(), inject::Error> {
+        self.header.generation += 1;
+        self.header.session = SessionMark { state: SESSION_NONE, ..mark };
+        self.write(process)?;
+        self.header.session.state = SESSION_LIVE;
+        let offset = offset_of!(LandingHeader, session) + offset_of!(SessionMark, state);
+        self.write_field(process, offset, SESSION_LIVE)
+    }
+
+    /// Who tracks this process now, according to the mark.
+    pub fn owner(&self) -> Option<Owner> {
+        let mark = &self.header.session;
+        (mark.state == SESSION_LIVE).then(|| {
+            let path = &mark.path[..(mark.path_bytes as usize).min(PATH_BYTES_MAX)];
+            Owner {
+                pid: mark.owner_pid as i32,
+                start_ticks: mark.owner_start_ticks,
+                pid_namespace: mark.owner_pid_namespace,
+                uid: mark.owner_uid as u32,
+                started_ms: mark.started_ms,
+                path: PathBuf::from(std::ffi::OsStr::from_bytes(path)),
+            }
+        })
+    }
+
+    /// Whether a GOT slot with this value is one of ours.
+    pub fn holds(&self, address: u64) -> bool {
+        (self.header.text_start..self.header.text_end).contains(&address)
+    }
+
+    /// The journal's valid entries.
+    pub fn journal(&self, process: &Process) -> Result<Vec<JournalEntry>, inject::Error> {
+        let count = (self.header.journal_count as usize).min(JOURNAL_ENTRIES_MAX);
+        let mut bytes = vec![0; count * size_of::<JournalEntry>()];
+        process.read(RemoteAddr(self.header.journal), &mut bytes)?;
+        let word = |entry: &[u8], at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
+        Ok(bytes
+            .chunks_exact(size_of::<JournalEntry>())
+            .map(|entry| JournalEntry {
+                slot: word(entry, 0),
+                old: word(entry, 8),
+                new: word(entry, 16),
+                real: word(entry, 24),
+            })
+            .collect())
+    }
+
+    /// Appends entries, then makes them valid: before any of their slots is written (hazard 27).
+    pub fn append_journal(&mut self, process: &Process, entries: &[JournalEntry]) -> Result<(), inject::Error> {
+        let count = self.header.journal_count as usize;
+        assert!(count + entries.len() <= JOURNAL_ENTRIES_MAX, "the caller checks the journal's room");
+        let bytes: Vec<u8> = entries
+            .iter()
+            .flat_map(|entry| [entry.slot, entry.old, entry.new, entry.real])
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        let at = self.header.journal + (count * size_of::<JournalEntry>()) as u64;
+        process.write(RemoteAddr(at), &bytes)?;
+        self.set_journal_count(process, (count + entries.len()) as u64)
+    }
+}
+
+/// A mark for this process as the owner.
+pub fn own_mark(pid: u32, start_ticks: u64, pid_namespace: u64, started_ms: i64, capture: &Path) -> SessionMark {
+    let bytes = capture.as_os_str().as_bytes();
+    let used = bytes.len().min(PATH_BYTES_MAX);
+    let mut path = [0; PATH_BYTES_MAX];
+    path[..used].copy_from_slice(&bytes[..used]);
+    SessionMark {
+        state: SESSION_NONE,
+        owner_pid: u64::from(pid),
+        owner_start_ticks: start_ticks,
+        owner_pid_namespace: pid_namespace,
+        owner_uid: u64::from(nix::unistd::getuid().as_raw()),
+        started_ms: started_ms as u64,
+        path_bytes: used as u64,
+        path,
+    }
+}
+
+/// A header for a landing that was just mapped, zero where the session fills it in.
+pub fn new_header(landing_bytes: u64, image_digest: u64) -> LandingHeader {
+    LandingHeader {
+        magic: MAGIC,
+        version: VERSION,
+        header_bytes: size_of::<LandingHeader>() as u32,
+        landing_bytes,
+        image_offset: PAGE_BYTES,
+        image_digest,
+        flag_offset: 0,
+        config_offset: 0,
+        text_start: 0,
+        text_end: 0,
+        journal: 0,
+        reservation_bytes: 0,
+        generation: 0,
+        journal_count: 0,
+        reservation_tainted: 0,
+        session: SessionMark {
+            state: SESSION_NONE,
+            owner_pid: 0,
+            owner_start_ticks: 0,
+            owner_pid_namespace: 0,
+            owner_uid: 0,
+            started_ms: 0,
+            path_bytes: 0,
+            path: [0; PATH_BYTES_MAX],
+        },
+    }
+}
+
+/// The header's words after magic, version and header_bytes, in order; the path follows.
+fn encode(header: &LandingHeader) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size_of::<LandingHeader>());
+    bytes.extend_from_slice(&header.magic);
+    bytes.extend_from_slice(&header.version.to_le_bytes());
+    bytes.extend_from_slice(&header.header_bytes.to_le_bytes());
+    let session = &header.session;
+    for word in [
+        header.landing_bytes,
+        header.image_offset,
+        header.image_digest,
+        header.flag_offset,
+        header.config_offset,
+        header.text_start,
+        header.text_end,
+        header.journal,
+        header.reservation_bytes,
+        header.generation,
+        header.journal_count,
+        header.reservation_tainted,
+        session.state,
+        session.owner_pid,
+        session.owner_start_ticks,
+        session.owner_pid_namespace,
+        session.owner_uid,
+        session.started_ms,
+        session.path_bytes,
+    ] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.extend_from_slice(&session.path);
+    bytes
+}
+
+fn decode(bytes: &[u8; size_of::<LandingHeader>()]) -> LandingHeader {
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let half = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let session = offset_of!(LandingHeader, session);
+    let mut path = [0; PATH_BYTES_MAX];
+    path.copy_from_slice(&bytes[session + offset_of!(SessionMark, path)..]);
+    LandingHeader {
+        magic: MAGIC,
+        version: half(offset_of!(LandingHeader, version)),
+        header_bytes: half(offset_of!(LandingHeader, header_bytes)),
+        landing_bytes: word(offset_of!(LandingHeader, landing_bytes)),
+        image_offset: word(offset_of!(LandingHeader, image_offset)),
+        image_digest: word(offset_of!(LandingHeader, image_digest)),
+        flag_offset: word(offset_of!(LandingHeader, flag_offset)),
+        config_offset: word(offset_of!(LandingHeader, config_offset)),
+        text_start: word(offset_of!(LandingHeader, text_start)),
+        text_end: word(offset_of!(LandingHeader, text_end)),
+        journal: word(offset_of!(LandingHeader, journal)),
+        reservation_bytes: word(offset_of!(LandingHeader, reservation_bytes)),
+        generation: word(offset_of!(LandingHeader, generation)),
+        journal_count: word(offset_of!(LandingHeader, journal_count)),
+        reservation_tainted: word(offset_of!(LandingHeader, reservation_tainted)),
+        session: SessionMark {
+            state: word(session + offset_of!(SessionMark, state)),
+            owner_pid: word(session + offset_of!(SessionMark, owner_pid)),
+            owner_start_ticks: word(session + offset_of!(SessionMark, owner_start_ticks)),
+            owner_pid_namespace: word(session + offset_of!(SessionMark, owner_pid_namespace)),
+            owner_uid: word(session + offset_of!(SessionMark, owner_uid)),
+            started_ms: word(session + offset_of!(SessionMark, started_ms)),
+            path_bytes: word(session + offset_of!(SessionMark, path_bytes)),
+            path,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_encoding() {
+        let mut header = new_header(0x9000, 0x1234_5678_9abc_def0);
+        header.flag_offset = 0x2000;
+        header.journal = 0x7f00_0000_0000;
+        header.reservation_tainted = 1;
+        header.session = own_mark(42, 99, 4_026_531_836, 1_700_000_000_000, Path::new("/tmp/ä b.bin"));
+        header.session.state = SESSION_LIVE;
+        let encoded: [u8; size_of::<LandingHeader>()] = encode(&header).try_into().expect("as long as the struct");
+        let decoded = Landing { base: 0, header: decode(&encoded) };
+        assert_eq!(encode(&decoded.header), encoded);
+        let owner = decoded.owner().expect("the mark is live");
+        assert_eq!((owner.pid, owner.start_ticks, owner.path.as_path()), (42, 99, Path::new("/tmp/ä b.bin")));
+    }
+}

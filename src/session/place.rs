@@ -1,0 +1,188 @@
+//! The one stop of a thread at attach: landing, journal and region are mapped by remote system calls.
+//!
+//! Every intermediate state is harmless if the tool dies in it: mappings that nothing refers to, marked as
+//! soon as there is a page to hold the mark.
+
+use super::error::Error;
+use super::landing::{Landing, new_header};
+use super::payload::Image;
+use inject::{BorrowOptions, Borrowed, Mapping, Pause, Process, RemoteAddr};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use wire::PAGE_BYTES;
+use wire::landing::{JOURNAL_BYTES, SessionMark};
+use wire::region::region_bytes;
+
+/// Where the memfd's name lies in the landing's first page, behind the header.
+const NAME_OFFSET: u64 = PAGE_BYTES - 64;
+const NAME: &[u8; 8] = b"memray\0\0";
+
+const PRIVATE: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+const PRIVATE_FIXED: u64 = PRIVATE | libc::MAP_FIXED as u64;
+const RESERVED: u64 = libc::MAP_NORESERVE as u64;
+
+const READ: u64 = libc::PROT_READ as u64;
+const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+const READ_EXECUTE: u64 = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+
+/// What the target holds after the stop.
+pub struct Placed {
+    pub landing: Landing,
+    /// The landing's image has still to be written.
+    pub is_new: bool,
+    /// Start of the region in the target.
+    pub region: u64,
+    /// The region's memory, open in the tool.
+    pub memfd: File,
+    pub pause: Pause,
+}
+
+/// Maps what is missing. `existing` is a landing whose image is ours.
+pub fn place(
+    process: &Process,
+    maps: &[Mapping],
+    existing: Option<Landing>,
+    image: &Image,
+    ring_slots: u64,
+    mark: SessionMark,
+    options: &BorrowOptions,
+) -> Result<Placed, Error> {
+    let reservation_bytes = JOURNAL_BYTES + region_bytes(ring_slots);
+    let reusable = existing.and_then(|landing| reusable_reservation(&landing, maps, reservation_bytes));
+    let is_new = existing.is_none();
+    if let Some(mut landing) = existing {
+        // The mark goes first: whatever happens next, somebody can tell what it was.
+        landing.begin_session(process, mark)?;
+    }
+    let ((landing, region, memfd), pause) = inject::with_borrowed_thread(process, maps, options, |thread| {
+        let mut landing = match existing {
+            Some(landing) => landing,
+            None => map_landing(process, thread, image, mark)?,
+        };
+        landing.refresh(process);
+        let memfd_number = create_memfd(thread, landing.base + NAME_OFFSET)?;
+        let memfd = open_memfd(process, thread, memfd_number, region_bytes(ring_slots))?;
+        let journal = map_reservation(thread, reusable, reservation_bytes)?;
+        let region = journal + JOURNAL_BYTES;
+        thread.mmap(
+            RemoteAddr(region),
+            region_bytes(ring_slots),
+            READ_WRITE,
+            (libc::MAP_SHARED | libc::MAP_FIXED) as u64,
+            memfd_number as i64,
+        )?;
+        close_memfd(process, thread, memfd_number, &memfd)?;
+        // A core dump of the target needs none of it. Not MADV_DONTFORK: a child forked by a signal handler
+        // that interrupted a hook would fault.
+        let _ = thread.madvise(RemoteAddr(region), region_bytes(ring_slots), libc::MADV_DONTDUMP as u64);
+        landing.set_reservation(process, journal, reservation_bytes)?;
+        Ok::<_, Error>((landing, region, memfd))
+    })?;
+    Ok(Placed { landing, is_new, region, memfd, pause })
+}
+
+/// Replaces journal and region by an empty reservation, which a late writer can hit harmlessly.
+pub fn withdraw(
+    process: &Process,
+    maps: &[Mapping],
+    landing: &Landing,
+    options: &BorrowOptions,
+) -> Result<Pause, Error> {
+    let ((), pause) = inject::with_borrowed_thread(process, maps, options, |thread| {
+        let header = &landing.header;
+        let at = RemoteAddr(header.journal);
+        thread.mmap(at, header.reservation_bytes, READ_WRITE, PRIVATE_FIXED | RESERVED, -1)?;
+        Ok::<_, Error>(())
+    })?;
+    Ok(pause)
+}
+
+fn map_landing(
+    process: &Process,
+    thread: &mut Borrowed,
+    image: &Image,
+    mark: SessionMark,
+) -> Result<Landing, Error> {
+    let landing_bytes = PAGE_BYTES + image.span_bytes;
+    let base = thread.mmap(RemoteAddr(0), landing_bytes, READ, PRIVATE, -1)?.0;
+    let image_base = base + PAGE_BYTES;
+    let text = image.text();
+    let mut header = new_header(landing_bytes, image.digest);
+    header.flag_offset = PAGE_BYTES + image.flag_offset;
+    header.config_offset = PAGE_BYTES + image.config_offset;
+    header.text_start = image_base + text.start;
+    header.text_end = image_base + text.end;
+    let mut landing = Landing { base, header };
+    landing.begin_session(process, mark)?;
+    process.write(RemoteAddr(base + NAME_OFFSET), NAME)?;
+    // A mapping of its own, not mprotect: a target under PR_SET_MDWE may gain no execute permission.
+    thread.mmap(RemoteAddr(image_base + text.start), text.end - text.start, READ_EXECUTE, PRIVATE_FIXED, -1)?;
+    // A forked child must find the flag off. Without this, no tracking (kernels before 4.14).
+    thread.madvise(RemoteAddr(base + header.flag_offset), PAGE_BYTES, libc::MADV_WIPEONFORK as u64)?;
+    Ok(landing)
+}
+
+/// Writes the image into a landing that was just mapped. Nothing runs there yet.
+pub fn write_image(process: &Process, image: &Image, landing: &Landing) -> Result<(), Error> {
+    let base = landing.base + landing.header.image_offset;
+    let bytes = image.materialise(base);
+    for segment in &image.segments {
+        let range = segment.offset as usize..(segment.offset + segment.bytes) as usize;
+        process.write(RemoteAddr(base + segment.offset), &bytes[range])?;
+    }
+    Ok(())
+}
+
+/// The old reservation, if it is still there as it was left and no late writer can be inside.
+fn reusable_reservation(landing: &Landing, maps: &[Mapping], wanted_bytes: u64) -> Option<u64> {
+    let header = &landing.header;
+    let (start, end) = (header.journal, header.journal.checked_add(header.reservation_bytes)?);
+    let intact = maps.iter().any(|map| map.start <= start && end <= map.end && map.is_anonymous() && map.is_writable());
+    (start != 0 && header.reservation_tainted == 0 && header.reservation_bytes == wanted_bytes && intact).then_some(start)
+}
+
+fn map_reservation(thread: &mut Borrowed, reusable: Option<u64>, bytes: u64) -> Result<u64, Error> {
+    let (at, flags) = match reusable {
+        Some(at) => (at, PRIVATE_FIXED | RESERVED),
+        None => (0, PRIVATE | RESERVED),
+    };
+    Ok(thread.mmap(RemoteAddr(at), bytes, READ, flags, -1)?.0)
+}
+
+fn create_memfd(thread: &mut Borrowed, name: u64) -> Result<i32, Error> {
+    // Kernels before 6.3 don't know MFD_NOEXEC_SEAL; newer ones may insist on it.
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    match thread.memfd_create(RemoteAddr(name), u64::from(flags | libc::MFD_NOEXEC_SEAL)) {
+        Err(error) if error.is_errno(nix::errno::Errno::EINVAL) => {
+            Ok(thread.memfd_create(RemoteAddr(name), u64::from(flags))?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Opens the target's memfd, gives it its size and seals that: the target can't shrink it under the tool.
+/// Sized from outside, because a remote ftruncate could raise SIGXFSZ in the target (hazard 11).
+fn open_memfd(process: &Process, thread: &Borrowed, number: i32, bytes: u64) -> Result<File, Error> {
+    let path = format!("/proc/{}/task/{}/fd/{number}", process.pid(), thread.tid());
+    let failed = |error| Error::Memfd("open", error);
+    let memfd = File::options().read(true).write(true).open(path).map_err(failed)?;
+    memfd.set_len(bytes).map_err(|error| Error::Memfd("size", error))?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&memfd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::Memfd("seal", errno.into()))?;
+    Ok(memfd)
+}
+
+/// Closes the target's descriptor, after checking that another thread has not made it something else.
+fn close_memfd(process: &Process, thread: &mut Borrowed, number: i32, ours: &File) -> Result<(), Error> {
+    let path = format!("/proc/{}/task/{}/fd/{number}", process.pid(), thread.tid());
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let is_ours = match (std::fs::metadata(path), ours.metadata()) {
+        (Ok(theirs), Ok(ours)) => identity(theirs) == identity(ours),
+        _ => false,
+    };
+    if is_ours {
+        thread.close(number)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! Putting a target back from what its landing says, whoever made the session and however it ended.
+
+use super::error::Error;
+use super::landing::{Landing, Owner};
+use super::place::withdraw;
+use super::target;
+use inject::{BorrowOptions, Mapping, Process, RemoteAddr};
+use std::time::{Duration, Instant};
+use wire::landing::JOURNAL_BYTES;
+use wire::region::{RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry};
+
+/// A thread that saw the flag on gets this long to leave the recording part of a hook.
+const IN_FLIGHT: Duration = Duration::from_millis(5);
+/// A collector shows a sign of life at least this often.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
+/// How long `memray detach` waits for a collector to close its capture.
+const DETACH_MAX: Duration = Duration::from_secs(120);
+
+/// Refuses if somebody tracks this process; cleans up if somebody did and is dead. True if it cleaned up.
+pub fn take_over(process: &Process, maps: &[Mapping]) -> Result<bool, Error> {
+    let mut repaired = false;
+    for mut landing in Landing::find_all(process, maps) {
+        let Some(owner) = landing.owner() else { continue };
+        if owner_lives(process, &landing, &owner) {
+            let owner_name = target::user_name(owner.uid);
+            return Err(Error::Busy { pid: process.pid(), owner, owner_name });
+        }
+        repair(process, maps, &mut landing)?;
+        repaired = true;
+    }
+    Ok(repaired)
+}
+
+/// Ends the window on a process, from anywhere. Returns what to tell the user.
+pub fn detach(pid: i32) -> Result<String, Error> {
+    let facts = inject::facts(pid);
+    if let Some(obstacle) = facts.obstacle() {
+        return Err(Error::Obstacle(obstacle));
+    }
+    let process = Process::open(pid)?;
+    let maps = process.maps()?;
+    let session = Landing::find_all(&process, &maps).into_iter().find_map(|landing| Some((landing, landing.owner()?)));
+    let Some((mut landing, owner)) = session else { return Err(Error::NoSession) };
+    if owner_lives(&process, &landing, &owner) {
+        ask_to_end(&owner)?;
+        wait_for_end(&process, &mut landing, &owner)?;
+        if landing.owner().is_none() || !process.is_alive() {
+            return Ok(format!("the window on {pid} has ended; the capture is {}", owner.path.display()));
+        }
+    }
+    repair(&process, &process.maps()?, &mut landing)?;
+    Ok(format!("cleaned up after a memray that was killed; its capture, up to then, is {}", owner.path.display()))
+}
+
+/// The guardian's work once the tool with this pid and start time is dead.
+pub fn after_death(process: &Process, tool_pid: i32, tool_start_ticks: u64) {
+    let Ok(maps) = process.maps() else { return };
+    for mut landing in Landing::find_all(process, &maps) {
+        let is_its = |owner: Owner| (owner.pid, owner.start_ticks) == (tool_pid, tool_start_ticks);
+        if landing.owner().is_some_and(is_its) {
+            // Nobody is left to tell; what fails here, the next attach or detach repairs.
+            let _ = repair(process, &maps, &mut landing);
+        }
+    }
+}
+
+/// Switches off, puts slots back, withdraws the memory, takes the mark away. May be repeated at any point.
+fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<(), Error> {
+    landing.set_flag(process, false)?;
+    std::thread::sleep(IN_FLIGHT);
+    let region = landing.header.journal + JOURNAL_BYTES;
+    let is_mapped = maps.iter().any(|map| map.start <= region && region < map.end && map.path.starts_with("/memfd:memray"));
+    if is_mapped && threads_are_busy(process, region) {
+        landing.taint_reservation(process)?;
+    }
+    restore_slots(process, landing)?;
+    if is_mapped {
+        withdraw(process, maps, landing, &BorrowOptions::default())?;
+    }
+    landing.end_session(process)?;
+    Ok(())
+}
+
+/// Puts every journalled slot back, only where our hook still stands.
+pub fn restore_slots(process: &Process, landing: &mut Landing) -> Result<(), Error> {
+    if landing.header.journal_count == 0 {
+        return Ok(());
+    }
+    for entry in landing.journal(process)? {
+        // A slot that can't be read belonged to a module that is gone.
+        let _ = process.compare_and_write_word(RemoteAddr(entry.slot), entry.new, entry.old);
+    }
+    landing.set_journal_count(process, 0)?;
+    Ok(())
+}
+
+fn threads_are_busy(process: &Process, region: u64) -> bool {
+    const ENTRY: usize = size_of::<ThreadEntry>();
+    let mut table = vec![0; THREAD_ENTRIES * ENTRY];
+    if process.read(RemoteAddr(region + THREADS_OFFSET), &mut table).is_err() {
+        return true;
+    }
+    let busy = std::mem::offset_of!(ThreadEntry, busy);
+    table.chunks_exact(ENTRY).any(|entry| entry[..8] != [0; 8] && entry[busy..busy + 4] != [0; 4])
+}
+
+/// Whether the process that a mark names still drains. In another PID namespace its number says nothing, so
+/// there the heartbeat in the region decides.
+fn owner_lives(process: &Process, landing: &Landing, owner: &Owner) -> bool {
+    if owner.pid_namespace == target::own_pid_namespace() {
+        return inject::start_ticks(owner.pid) == Some(owner.start_ticks);
+    }
+    let heartbeat = landing.header.journal + JOURNAL_BYTES + std::mem::offset_of!(RegionHeader, heartbeat_ticks) as u64;
+    let read = || process.read_u64(RemoteAddr(heartbeat)).ok();
+    let first = read();
+    let deadline = Instant::now() + HEARTBEAT_MAX;
+    while Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+        if read() != first {
+            return true;
+        }
+    }
+    false
+}
+
+fn ask_to_end(owner: &Owner) -> Result<(), Error> {
+    use nix::sys::signal::{Signal, kill};
+    if owner.pid_namespace != target::own_pid_namespace() {
+        return Err(Error::ElsewhereOwned(owner.clone()));
+    }
+    match kill(nix::unistd::Pid::from_raw(owner.pid), Signal::SIGTERM) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(_) => Err(Error::ForeignOwner(owner.clone(), target::user_name(owner.uid))),
+    }
+}
+
+fn wait_for_end(process: &Process, landing: &mut Landing, owner: &Owner) -> Result<(), Error> {
+    let deadline = Instant::now() + DETACH_MAX;
+    while Instant::now() < deadline {
+        let is_over = !landing.refresh(process) || landing.owner().is_none();
+        let owner_is_gone = inject::start_ticks(owner.pid) != Some(owner.start_ticks);
+        if owner_is_gone || (is_over && process.is_alive()) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Err(Error::Internal(format!("its collector (memray pid {}) does not end its window", owner.pid)))
+}

@@ -1,0 +1,181 @@
+//! How much memory the target and its cgroup use, read from outside while the window is open.
+
+use crate::capture::Sample;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
+}
+
+/// Reads RSS and cgroup usage.
+pub struct Sampler {
+    statm: PathBuf,
+    page_bytes: u64,
+    cgroup: Option<Cgroup>,
+    /// Whether the tool's own memory counts in the target's cgroup.
+    shares_cgroup: bool,
+}
+
+impl Sampler {
+    pub fn new(pid: i32) -> Self {
+        let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+            .ok()
+            .flatten()
+            .unwrap_or(4096);
+        let target = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let cgroup = Cgroup::find(&target, Path::new("/sys/fs/cgroup"));
+        Self {
+            statm: PathBuf::from(format!("/proc/{pid}/statm")),
+            page_bytes: page_bytes as u64,
+            shares_cgroup: cgroup.is_some() && target == own,
+            cgroup,
+        }
+    }
+
+    /// The limit of the target's cgroup, if it has one.
+    pub fn limit_bytes(&self) -> Option<u64> {
+        self.cgroup.as_ref().and_then(Cgroup::limit_bytes)
+    }
+
+    /// How often the cgroup's kernel killer has struck.
+    pub fn oom_kills(&self) -> Option<u64> {
+        self.cgroup.as_ref().and_then(Cgroup::oom_kills)
+    }
+
+    /// One sample; `None` once the target is gone. `own_bytes` is what the target's RSS shows of our region.
+    pub fn sample(&self, own_bytes: u64) -> Option<Sample> {
+        let rss_bytes = resident_bytes(&self.statm, self.page_bytes).filter(|&bytes| bytes > 0)?;
+        let tool_bytes = if self.shares_cgroup {
+            resident_bytes(Path::new("/proc/self/statm"), self.page_bytes).unwrap_or(0)
+        } else {
+            0
+        };
+        Some(Sample {
+            time_ms: now_ms(),
+            rss_bytes: rss_bytes.saturating_sub(own_bytes),
+            cgroup_bytes: self
+                .cgroup
+                .as_ref()
+                .and_then(Cgroup::used_bytes)
+                .map(|bytes| bytes.saturating_sub(tool_bytes)),
+        })
+    }
+}
+
+fn resident_bytes(statm: &Path, page_bytes: u64) -> Option<u64> {
+    let text = std::fs::read_to_string(statm).ok()?;
+    Some(text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * page_bytes)
+}
+
+/// A memory cgroup of either version.
+enum Cgroup {
+    V1(PathBuf),
+    V2(PathBuf),
+}
+
+impl Cgroup {
+    /// From the text of `/proc/PID/cgroup`: v1 where a memory controller is mounted there, else v2.
+    fn find(text: &str, mount: &Path) -> Option<Self> {
+        let mut unified = None;
+        for line in text.lines() {
+            let mut fields = line.splitn(3, ':');
+            let (hierarchy, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            let path = path.trim_start_matches('/');
+            if controllers.split(',').any(|controller| controller == "memory") {
+                let directory = existing(mount.join("memory"), path, "memory.usage_in_bytes");
+                return directory.map(Self::V1);
+            }
+            if hierarchy == "0" {
+                unified = existing(mount.to_owned(), path, "memory.current");
+            }
+        }
+        unified.map(Self::V2)
+    }
+
+    /// Usage less what the kernel can take back at once.
+    fn used_bytes(&self) -> Option<u64> {
+        let (directory, usage, reclaimable) = match self {
+            Self::V1(directory) => (directory, "memory.usage_in_bytes", "total_inactive_file"),
+            Self::V2(directory) => (directory, "memory.current", "inactive_file"),
+        };
+        let used = read_number(&directory.join(usage))?;
+        Some(used.saturating_sub(field(&directory.join("memory.stat"), reclaimable).unwrap_or(0)))
+    }
+
+    fn limit_bytes(&self) -> Option<u64> {
+        match self {
+            // v1 says "no limit" by a number near the largest.
+            Self::V1(directory) => {
+                read_number(&directory.join("memory.limit_in_bytes")).filter(|&limit| limit < 1 << 62)
+            }
+            Self::V2(directory) => read_number(&directory.join("memory.max")),
+        }
+    }
+
+    fn oom_kills(&self) -> Option<u64> {
+        match self {
+            Self::V1(directory) => field(&directory.join("memory.oom_control"), "oom_kill"),
+            Self::V2(directory) => field(&directory.join("memory.events"), "oom_kill"),
+        }
+    }
+}
+
+/// The cgroup's directory, or in a container, where the host's path isn't mounted, the mount itself.
+fn existing(mount: PathBuf, path: &str, file: &str) -> Option<PathBuf> {
+    [mount.join(path), mount]
+        .into_iter()
+        .find(|directory| directory.join(file).exists())
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn field(path: &Path, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_rss_is_read() {
+        let sampler = Sampler::new(std::process::id() as i32);
+        let sample = sampler.sample(0).expect("this process lives");
+        assert!(sample.rss_bytes > 100_000, "{}", sample.rss_bytes);
+        assert_eq!(sampler.sample(u64::MAX).expect("this process lives").rss_bytes, 0);
+    }
+
+    #[test]
+    fn both_cgroup_versions_are_read() {
+        let root = std::env::temp_dir().join(format!("memray-cgroup-{}", std::process::id()));
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().expect("has a parent")).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("memory/a/memory.usage_in_bytes", "1000\n");
+        write("memory/a/memory.stat", "cache 1\ntotal_inactive_file 300\n");
+        write("memory/a/memory.limit_in_bytes", "9223372036854771712\n");
+        write("b/memory.current", "5000\n");
+        write("b/memory.max", "8000\n");
+        write("b/memory.stat", "inactive_file 50\n");
+        write("b/memory.events", "oom 0\noom_kill 2\n");
+        let v1 = Cgroup::find("5:memory:/a\n0::/b\n", &root).expect("v1");
+        assert_eq!((v1.used_bytes(), v1.limit_bytes()), (Some(700), None));
+        let v2 = Cgroup::find("0::/b\n", &root).expect("v2");
+        assert_eq!(
+            (v2.used_bytes(), v2.limit_bytes(), v2.oom_kills()),
+            (Some(4950), Some(8000), Some(2))
+        );
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+}

@@ -1,0 +1,30 @@
+//! Signals that end a window. They are blocked in every thread and read from a descriptor, so that none of
+//! them can interrupt a detach.
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// SIGINT, SIGTERM, SIGHUP (a closed terminal) and SIGQUIT, taken in order.
+pub struct Signals {
+    descriptor: SignalFd,
+}
+
+impl Signals {
+    /// Must be called before the process has a second thread, so that all threads inherit the mask.
+    pub fn block() -> nix::Result<Self> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        Ok(Self {
+            descriptor: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
+        })
+    }
+
+    /// The next signal that has arrived, if any.
+    pub fn take(&self) -> Option<Signal> {
+        let info = self.descriptor.read_signal().ok()??;
+        Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
+    }
+}

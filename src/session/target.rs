@@ -1,0 +1,156 @@
+//! The target as other rooms want to see it, and small facts about processes from /proc.
+
+use crate::collect::ThreadNames;
+use crate::python::{Image, Memory, ReadError};
+use crate::report::TargetEnd;
+use inject::{Module, Process, RemoteAddr, stat_field};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// The target's memory, for the Python room.
+pub struct TargetMemory<'a>(pub &'a Process);
+
+impl Memory for TargetMemory<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let length_bytes = buffer.len();
+        self.0.read(RemoteAddr(address), buffer).map_err(|_| ReadError { address, length_bytes })
+    }
+}
+
+/// One of the target's modules, for the Python room.
+pub struct TargetImage<'a> {
+    pub process: &'a Process,
+    pub module: &'a Module,
+}
+
+impl Image for TargetImage<'_> {
+    fn path(&self) -> &str {
+        &self.module.path
+    }
+
+    fn range(&self) -> Range<u64> {
+        self.module.start..self.module.end
+    }
+
+    fn executable_ranges(&self) -> &[Range<u64>] {
+        &self.module.executable
+    }
+
+    fn symbol(&self, name: &str) -> Option<u64> {
+        self.module.symbol(self.process, name).map(|symbol| symbol.address)
+    }
+}
+
+/// The tool's own start time.
+pub fn own_start_ticks() -> u64 {
+    inject::start_ticks(std::process::id() as i32).unwrap_or(0)
+}
+
+/// Inode of the tool's PID namespace.
+pub fn own_pid_namespace() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino())
+}
+
+/// A user's name, or the number.
+pub fn user_name(uid: u32) -> String {
+    match nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)) {
+        Ok(Some(user)) => user.name,
+        _ => format!("user {uid}"),
+    }
+}
+
+/// The kernel ids of the target's threads, as the target sees them: the last number of NSpid.
+pub fn threads(process: &Process) -> Vec<u32> {
+    inner_tids(process).into_keys().collect()
+}
+
+/// Inner thread id → outer thread id.
+fn inner_tids(process: &Process) -> HashMap<u32, i32> {
+    let tids = process.tids().unwrap_or_default();
+    tids.into_iter().filter_map(|tid| Some((inner_tid(process.pid(), tid)?, tid))).collect()
+}
+
+fn inner_tid(pid: i32, tid: i32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    match status.lines().find_map(|line| line.strip_prefix("NSpid:")) {
+        Some(ids) => ids.split_ascii_whitespace().next_back()?.parse().ok(),
+        None => u32::try_from(tid).ok(),
+    }
+}
+
+/// The command line as the kernel has it, for where `sys.argv` can't be read.
+pub fn command_line(pid: i32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = bytes.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
+    words.join(" ").trim_end().to_owned()
+}
+
+/// Whether threads of the target may spin for room in the ring: not where that would eat a CPU quota or stop
+/// the reader itself from running (hazard 22).
+pub fn may_wait(process: &Process) -> bool {
+    let has_second_cpu = std::thread::available_parallelism().is_ok_and(|count| count.get() > 1);
+    // Scheduling policy, field 41: 0 other, 3 batch, 5 idle; 1, 2 and 6 are real-time.
+    let policy = stat_field(process.pid(), 41).and_then(|field| field.parse::<u32>().ok());
+    has_second_cpu && matches!(policy, Some(0 | 3 | 5)) && !has_cpu_quota(process.pid())
+}
+
+fn has_cpu_quota(pid: i32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+    text.lines().any(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { return false };
+        let read = |file: String| std::fs::read_to_string(file).unwrap_or_default();
+        if controllers.is_empty() {
+            let limit = read(format!("/sys/fs/cgroup{path}/cpu.max"));
+            !limit.is_empty() && !limit.starts_with("max")
+        } else if controllers.split(',').any(|controller| controller == "cpu") {
+            let quota = read(format!("/sys/fs/cgroup/cpu{path}/cpu.cfs_quota_us"));
+            quota.trim().parse::<i64>().is_ok_and(|quota_us| quota_us > 0)
+        } else {
+            false
+        }
+    })
+}
+
+/// How the target ended, as far as that can still be found out.
+pub fn end(process: &Process) -> TargetEnd {
+    // A wait status: the signal in the low seven bits, the exit status above.
+    match process.exit_status() {
+        Some(status) if status & 0x7f == 0 => TargetEnd::Exited { status: status >> 8 & 0xff },
+        Some(status) => TargetEnd::Killed { signal: status & 0x7f },
+        None => TargetEnd::Unknown,
+    }
+}
+
+/// Thread names from the kernel.
+pub struct ProcNames {
+    pid: i32,
+    /// The target lives in another PID namespace: its thread ids must be looked up.
+    is_nested: bool,
+}
+
+impl ProcNames {
+    pub fn new(process: &Process) -> Self {
+        let pid = process.pid();
+        Self { pid, is_nested: inner_tid(pid, pid) != u32::try_from(pid).ok() }
+    }
+
+    fn outer_tid(&self, tid: u32) -> Option<i32> {
+        if !self.is_nested {
+            return i32::try_from(tid).ok();
+        }
+        let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+            .find(|&outer| inner_tid(self.pid, outer) == Some(tid))
+    }
+}
+
+impl ThreadNames for ProcNames {
+    fn name(&self, tid: u32) -> Option<String> {
+        let tid = self.outer_tid(tid)?;
+        let name = std::fs::read(format!("/proc/{}/task/{tid}/comm", self.pid)).ok()?;
+        Some(String::from_utf8_lossy(&name).trim_end().to_owned()).filter(|name| !name.is_empty())
+    }
+}

@@ -1,0 +1,130 @@
+//! The window: drain, sample, keep slots hooked, until something ends it.
+
+use super::Session;
+use super::signals::Signals;
+use crate::analyze::losses;
+use crate::ui::ProgressState;
+use nix::sys::signal::Signal;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Records taken between two looks at the clock: a few milliseconds of work.
+const DRAIN_RECORDS: usize = 65_536;
+/// How long the tool sleeps when the ring is empty. The ring holds what comes meanwhile.
+const IDLE_SLEEP: Duration = Duration::from_millis(2);
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// Slots are looked at again this often even if no module seems to have come: lazy binding overwrites hooks.
+const RECHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// What ended a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The time asked for is over.
+    TimeIsUp,
+    /// A signal, e.g. Ctrl-C, or SIGTERM from `memray detach`.
+    Signal(Signal),
+    /// The target is gone.
+    TargetEnded,
+    /// The target runs another program now.
+    TargetExecuted,
+    /// The capture can't be written further.
+    CaptureFailed,
+}
+
+/// Calls `action` when its time has come.
+struct Timer {
+    every: Duration,
+    next: Instant,
+}
+
+impl Timer {
+    fn new(every: Duration) -> Self {
+        Self { every, next: Instant::now() + every }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = now >= self.next;
+        if is_due {
+            self.next = now + self.every;
+        }
+        is_due
+    }
+}
+
+impl Session {
+    /// Tracks until the window ends; tells `report` how it goes ten times a second.
+    pub fn run(&mut self, signals: &Signals, mut report: impl FnMut(&ProgressState)) -> End {
+        let deadline = self.duration.map(|duration| self.live_since + duration);
+        let mut sample = Timer::new(SAMPLE_EVERY);
+        let mut flush = Timer::new(FLUSH_EVERY);
+        let mut recheck = Timer::new(RECHECK_EVERY);
+        loop {
+            let taken = self.collector.drain(DRAIN_RECORDS);
+            let now = Instant::now();
+            if let Some(signal) = signals.take() {
+                return End::Signal(signal);
+            }
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return End::TimeIsUp;
+            }
+            self.follow_modules(recheck.is_due(now));
+            if sample.is_due(now) {
+                if !self.process.is_alive() {
+                    return End::TargetEnded;
+                }
+                if !self.landing_is_there() {
+                    return if self.process.is_alive() { End::TargetExecuted } else { End::TargetEnded };
+                }
+                self.sample();
+                report(&self.progress(now));
+            }
+            if flush.is_due(now) && self.collector.writer().flush().is_err() {
+                return End::CaptureFailed;
+            }
+            if taken < DRAIN_RECORDS {
+                let region = self.collector.reader().region();
+                let left = deadline.map_or(IDLE_SLEEP, |deadline| deadline.saturating_duration_since(now));
+                region.sleep_until_modules_change(self.modules_seen, IDLE_SLEEP.min(left));
+            }
+        }
+    }
+
+    /// Hooks what was loaded since the last look and tells those who wait for it.
+    fn follow_modules(&mut self, is_due: bool) {
+        let region = self.collector.reader().region();
+        let seen = region.header().modules_changed.load(Ordering::SeqCst);
+        if seen == self.modules_seen && !is_due {
+            return;
+        }
+        // A failure leaves a module unhooked until the next look; whoever waits is let go all the same.
+        if let Err(error) = self.hooks.refresh(&self.process, &mut self.landing) {
+            self.warn(format!("some modules could not be hooked: {error}"));
+        }
+        self.modules_seen = seen;
+        self.collector.reader().region().modules_are_hooked(seen);
+    }
+
+    /// One sample of RSS and cgroup usage, also into the capture.
+    pub(super) fn sample(&mut self) {
+        let own_bytes = self.collector.region_touched_bytes() + self.landing.header.landing_bytes;
+        if let Some(sample) = self.sampler.sample(own_bytes) {
+            self.collector.writer().memory(sample.rss_bytes, sample.time_ms);
+            self.samples.push(sample);
+        }
+    }
+
+    fn progress(&mut self, now: Instant) -> ProgressState {
+        let counters = self.collector.counters();
+        let (since, allocations_then) = std::mem::replace(&mut self.last_progress, (now, counters.allocations));
+        let interval = now.saturating_duration_since(since).as_secs_f64().max(1e-3);
+        let elapsed = now.saturating_duration_since(self.live_since);
+        ProgressState {
+            elapsed,
+            remaining: self.duration.map(|duration| duration.saturating_sub(elapsed)),
+            live_bytes: counters.live_bytes,
+            allocations_per_second: (counters.allocations - allocations_then) as f64 / interval,
+            lost_count: losses(&self.collector.losses()).total_count(),
+        }
+    }
+}

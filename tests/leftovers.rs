@@ -1,0 +1,113 @@
+//! What is different in a process after detach: what the design leaves, and nothing else.
+
+use crate::support::snapshot::{Mapping, Snapshot};
+use crate::support::{Interpreter, Target, Tool};
+
+per_interpreter!(
+    one_leaves_little_and_a_hundred_leave_the_same,
+    a_window_with_work_leaves_no_more
+);
+
+/// The code that stays, with its tables and its on-flag.
+const LANDING_BYTES_MAX: u64 = 96 * 1024;
+/// The address space that is kept for the next ring. Nothing is resident in it.
+const RESERVATION_BYTES_MAX: u64 = 17 << 20;
+const MAPPINGS_MAX: usize = 8;
+/// The landing's pages, and what the program's own allocator may do between two looks.
+const RSS_KB_MAX: u64 = 256;
+
+fn cycle(target: &Target) {
+    let pid = target.pid_text();
+    let capture = target.dir.file("capture.bin");
+    Tool::new(&["attach", &pid, "-f", "-q", "-o", &capture]).succeed();
+    Tool::new(&["detach", &pid]).succeed();
+    target.assert_free();
+}
+
+/// Only new private anonymous mappings, few and bounded, none both writable and executable.
+fn assert_bounded(added: &[Mapping]) {
+    assert!(added.len() <= MAPPINGS_MAX, "{added:#?}");
+    let mut landing_bytes = 0;
+    let mut reserved_bytes = 0;
+    for mapping in added {
+        assert!(
+            mapping.is_anonymous() && mapping.permissions.ends_with('p'),
+            "{mapping:?}"
+        );
+        assert!(
+            !(mapping.permissions.contains('w') && mapping.permissions.contains('x')),
+            "{mapping:?}"
+        );
+        if mapping.bytes() <= LANDING_BYTES_MAX {
+            landing_bytes += mapping.bytes();
+        } else {
+            assert!(!mapping.permissions.contains('x'), "{mapping:?}");
+            reserved_bytes += mapping.bytes();
+        }
+    }
+    assert!(landing_bytes <= LANDING_BYTES_MAX, "{added:#?}");
+    assert!(reserved_bytes <= RESERVATION_BYTES_MAX, "{added:#?}");
+}
+
+fn one_leaves_little_and_a_hundred_leave_the_same(python: &Interpreter) {
+    let mut target = Target::spawn(python, "quiet.py", &[]);
+    let before = Snapshot::take(target.pid());
+    cycle(&target);
+    let after_one = Snapshot::take(target.pid());
+    before.assert_same_but_maps(&after_one);
+    let (added, removed) = before.maps_changed(&after_one);
+    assert_eq!(removed, [], "mappings were changed");
+    assert_bounded(&added);
+    assert!(
+        after_one.rss_kb <= before.rss_kb + RSS_KB_MAX,
+        "RSS {} → {} kB",
+        before.rss_kb,
+        after_one.rss_kb
+    );
+
+    for _ in 0..99 {
+        cycle(&target);
+    }
+    let after_hundred = Snapshot::take(target.pid());
+    before.assert_same_but_maps(&after_hundred);
+    assert_eq!(after_one.maps_changed(&after_hundred), (vec![], vec![]));
+    let growth_kb = after_hundred.rss_kb.saturating_sub(after_one.rss_kb);
+    assert!(growth_kb <= RSS_KB_MAX, "RSS grew by {growth_kb} kB in 99 cycles");
+    target.ask("go", "done");
+    assert!(target.finish().success());
+}
+
+fn a_window_with_work_leaves_no_more(python: &Interpreter) {
+    let mut target = Target::spawn(python, "quiet.py", &[]);
+    // The program's own mappings may change while it works; files, slots, threads and descriptors may not.
+    target.ask("go", "done");
+    let before = Snapshot::take(target.pid());
+    let pid = target.pid_text();
+    let capture = target.dir.file("capture.bin");
+    Tool::new(&["attach", &pid, "-f", "-o", &capture]).succeed();
+    let during = Snapshot::take(target.pid());
+    assert_ne!(before.slots, during.slots, "nothing was hooked");
+    assert_eq!(before.fds, during.fds, "file descriptors, in the window");
+    assert_eq!(before.threads, during.threads, "threads, in the window");
+    target.ask("go", "done");
+    Tool::new(&["detach", &pid]).succeed();
+    let after = Snapshot::take(target.pid());
+    before.assert_same_but_maps(&after);
+    let (added, removed) = before.maps_changed(&after);
+    assert!(
+        added
+            .iter()
+            .chain(&removed)
+            .all(|mapping| mapping.is_anonymous() || mapping.path == "[heap]")
+    );
+    let added: u64 = added.iter().map(Mapping::bytes).sum();
+    let removed: u64 = removed.iter().map(Mapping::bytes).sum();
+    // Beyond what an attach leaves, the work itself may have taken an arena or two.
+    let own = 4 << 20;
+    assert!(
+        added.saturating_sub(removed) <= LANDING_BYTES_MAX + RESERVATION_BYTES_MAX + own,
+        "{added} bytes more"
+    );
+    target.ask("go", "done");
+    assert!(target.finish().success());
+}

@@ -1,0 +1,42 @@
+//! What the tests share.
+
+#[macro_use]
+pub mod interpreters;
+pub mod dir;
+pub mod process;
+pub mod skip;
+pub mod snapshot;
+pub mod target;
+pub mod tool;
+pub mod upstream;
+
+pub use dir::Dir;
+pub use interpreters::Interpreter;
+pub use skip::skip;
+pub use target::Target;
+pub use tool::{Output, Tool};
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file below `tests/`.
+pub fn test_file(name: &str) -> PathBuf {
+    root().join("tests").join(name)
+}
+
+/// Polls until the condition gives a value; panics after the deadline.
+pub fn eventually<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
