@@ -9,15 +9,31 @@ use std::io;
 #[derive(Debug)]
 pub enum Error {
     /// A file below `/proc/PID` could not be opened or read.
-    Proc { file: &'static str, pid: i32, error: io::Error },
-    Read { address: RemoteAddr, bytes: usize, error: io::Error },
-    Write { address: RemoteAddr, bytes: usize, error: io::Error },
+    Proc {
+        file: &'static str,
+        pid: i32,
+        error: io::Error,
+    },
+    Read {
+        address: RemoteAddr,
+        bytes: usize,
+        error: io::Error,
+    },
+    Write {
+        address: RemoteAddr,
+        bytes: usize,
+        error: io::Error,
+    },
     /// An 8-byte write that would not be atomic.
     Unaligned(RemoteAddr),
     /// A system call made in the tracee returned an error.
     RemoteSyscall { name: &'static str, errno: Errno },
     /// A ptrace request failed.
-    Ptrace { request: &'static str, tid: i32, errno: Errno },
+    Ptrace {
+        request: &'static str,
+        tid: i32,
+        errno: Errno,
+    },
     /// The tracee left in the middle.
     Gone { pid: i32 },
     /// The thread did something else than the system call it was asked for.
@@ -38,12 +54,14 @@ impl Error {
             {
                 Some("run memray as root, or with CAP_SYS_PTRACE".to_owned())
             }
-            Self::RemoteSyscall { errno: Errno::ENOMEM, .. } => {
+            Self::RemoteSyscall {
+                errno: Errno::ENOMEM, ..
+            } => {
                 Some("raise the process's limits (RLIMIT_AS, vm.max_map_count), or attach when it uses less".to_owned())
             }
-            Self::RemoteSyscall { errno: Errno::EMFILE, .. } => {
-                Some("raise the process's limit of open files: prlimit --nofile=… --pid PID".to_owned())
-            }
+            Self::RemoteSyscall {
+                errno: Errno::EMFILE, ..
+            } => Some("raise the process's limit of open files: prlimit --nofile=… --pid PID".to_owned()),
             _ => None,
         }
     }

@@ -184,3 +184,6 @@ fn push_head(payload: &mut Payload, code: u64, firstlineno: u32, parts: &[Text; 
     let cut = filename.cut as u64 | (name.cut as u64) << 1 | (qualname.cut as u64) << 2 | (table.cut as u64) << 3;
     payload.push(cut, 1);
 }
+
+#[cfg(test)]
+mod tests;

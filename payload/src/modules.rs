@@ -95,3 +95,118 @@ fn low_half(counter: &AtomicU64) -> *const u32 {
     const { assert!(cfg!(target_endian = "little")) };
     counter.as_ptr().cast::<u32>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestRegion;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    const ME: Identity = Identity {
+        thread_pointer: 0x7f00_0000_1740,
+        tid: 1,
+    };
+    const OTHER: Identity = Identity {
+        thread_pointer: 0x7f00_0080_1740,
+        tid: 2,
+    };
+
+    /// A region whose tool seems to live, for a clock that runs slower than any.
+    fn region() -> TestRegion {
+        let mut region = TestRegion::new(16);
+        region.config.ticks_per_us = u32::MAX;
+        region.header().heartbeat_ticks.store(arch::ticks(), Relaxed);
+        region
+    }
+
+    fn changed(region: &TestRegion) -> u64 {
+        region.header().modules_changed.load(Relaxed)
+    }
+
+    fn hook_all(region: &TestRegion) {
+        region.header().modules_hooked.store(changed(region), Relaxed);
+    }
+
+    #[test]
+    fn only_the_first_dlsym_after_a_change_asks_again() {
+        let region = region();
+        let session = region.session();
+        before_dlsym(&session, ME);
+        assert_eq!(changed(&region), 0);
+        change(&session, ME);
+        assert_eq!(changed(&region), 1);
+        // Not hooked by anyone: both wait their bounded time, and only the first counts.
+        before_dlsym(&session, ME);
+        assert_eq!(changed(&region), 2);
+        hook_all(&region);
+        before_dlsym(&session, ME);
+        assert_eq!(changed(&region), 2);
+    }
+
+    #[test]
+    fn a_dlsym_of_another_thread_does_not_use_up_this_threads_mark() {
+        let region = region();
+        let session = region.session();
+        change(&session, ME);
+        before_dlsym(&session, OTHER);
+        assert_eq!(changed(&region), 2, "the other may have been handed the module");
+        hook_all(&region);
+        before_dlsym(&session, ME);
+        assert_eq!(changed(&region), 3, "the load ended after the other's scan began");
+    }
+
+    #[test]
+    fn a_dlsym_waits_until_the_tool_has_hooked() {
+        let region = region();
+        thread::scope(|scope| {
+            let tool = scope.spawn(|| {
+                let header = region.header();
+                header.tool_sleeps.store(1, SeqCst);
+                while changed(&region) < 2 {
+                    let forever = Timespec {
+                        seconds: 60,
+                        nanoseconds: 0,
+                    };
+                    arch::futex_wait(low_half(&header.modules_changed), changed(&region) as u32, &forever);
+                }
+                header.tool_sleeps.store(0, SeqCst);
+                hook_all(&region);
+                arch::futex_wake(low_half(&header.modules_hooked));
+            });
+            change(&region.session(), ME);
+            // Longer than one dlsym may wait, should the machine be that slow.
+            let started = Instant::now();
+            while region.header().modules_hooked.load(Relaxed) < 2 {
+                assert!(started.elapsed() < Duration::from_secs(30), "the tool was not woken");
+                before_dlsym(&region.session(), ME);
+            }
+            tool.join().unwrap();
+        });
+        assert_eq!(changed(&region), 2);
+    }
+
+    #[test]
+    fn a_tool_that_does_not_react_is_waited_for_briefly_and_a_dead_one_not_at_all() {
+        let mut region = region();
+        change(&region.session(), ME);
+        let started = Instant::now();
+        before_dlsym(&region.session(), ME);
+        let slices = Duration::from_millis(2) * WAIT_SLICES_MAX;
+        assert!(
+            started.elapsed() >= slices,
+            "waited {:?} for a living tool",
+            started.elapsed()
+        );
+        for (ticks_per_us, heartbeat) in [(0, arch::ticks()), (1, arch::ticks() - 1_000_000_000_000)] {
+            region.config.ticks_per_us = ticks_per_us;
+            region.header().heartbeat_ticks.store(heartbeat, Relaxed);
+            let best = (0..5).map(|_| {
+                let started = Instant::now();
+                before_dlsym(&region.session(), ME);
+                started.elapsed()
+            });
+            assert!(best.min().unwrap() < Duration::from_millis(2), "waited for a dead tool");
+        }
+    }
+}

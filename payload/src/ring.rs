@@ -89,24 +89,31 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// Publishes one reserved slot. False: the reader gave up on it; the record is lost and counted.
+    /// Writes one reserved slot. False: the reader gave up on it; the record is lost and counted.
     #[inline(always)]
     pub fn commit(&self, position: u64, thread: u16, kind: Kind, flags: u8, body: [u64; 3]) -> bool {
+        let published = self.publish(position, thread, kind, flags, body);
+        if !published {
+            count(&self.header.losses.late_commits);
+        }
+        published
+    }
+
+    #[inline(always)]
+    fn publish(&self, position: u64, thread: u16, kind: Kind, flags: u8, body: [u64; 3]) -> bool {
         let slot = self.slot(position);
         let seen = slot.word.load(Relaxed);
-        if seen != DEAD {
-            for (to, from) in slot.body.iter().zip(body) {
-                to.store(from, Relaxed);
-            }
-            let lap = lap_of(position, self.mask + 1, self.config.lap_base);
-            // Release: the body before the word; matched by the reader's acquire load of the word.
-            let new = word(lap, thread, flags, kind);
-            if slot.word.compare_exchange(seen, new, Release, Relaxed).is_ok() {
-                return true;
-            }
+        if seen == DEAD {
+            return false;
         }
-        count(&self.header.losses.late_commits);
-        false
+        for (to, from) in slot.body.iter().zip(body) {
+            to.store(from, Relaxed);
+        }
+        let lap = lap_of(position, self.mask + 1, self.config.lap_base);
+        // Release: the body before the word; matched by the reader's acquire load of the word.
+        slot.word
+            .compare_exchange(seen, word(lap, thread, flags, kind), Release, Relaxed)
+            .is_ok()
     }
 
     #[inline(always)]
@@ -124,24 +131,22 @@ impl<'a> Ring<'a> {
     #[inline(never)]
     fn reserve_past_dead(&self, mut first: u64, slots: u64) -> Option<u64> {
         for _ in 0..DEAD_RESERVATIONS_MAX {
-            for index in 0..slots {
-                let position = first.wrapping_add(index);
-                if self.slot(position).word.load(Relaxed) != DEAD {
-                    self.commit(position, 0, Kind::Pad, 0, [0; 3]);
-                }
-            }
+            self.give_back(first, slots);
             first = self.claim(slots)?;
             if self.all_alive(first, slots) {
                 return Some(first);
             }
         }
-        for index in 0..slots {
-            let position = first.wrapping_add(index);
-            if self.slot(position).word.load(Relaxed) != DEAD {
-                self.commit(position, 0, Kind::Pad, 0, [0; 3]);
-            }
-        }
+        self.give_back(first, slots);
         None
+    }
+
+    /// Fills reserved positions with padding.
+    fn give_back(&self, first: u64, slots: u64) {
+        for index in 0..slots {
+            // One that is dead needs none.
+            self.publish(first.wrapping_add(index), 0, Kind::Pad, 0, [0; 3]);
+        }
     }
 
     #[inline(always)]
@@ -162,14 +167,17 @@ impl<'a> Ring<'a> {
         let mut wait = Wait { deadline_ticks: None };
         for _ in 0..CLAIM_ATTEMPTS_MAX {
             let head = self.header.head.load(Relaxed);
-            if !self.has_room(head, slots) {
+            if self.has_room(head, slots) {
+                if self.advance(head, slots) {
+                    return Some(head);
+                }
+                spin_loop();
+            }
+            // Bounded by the deadline of the event, not by the attempts.
+            while !self.has_room(self.header.head.load(Relaxed), slots) {
                 if !self.wait_for_room(slots, &mut wait) {
                     return None;
                 }
-            } else if self.advance(head, slots) {
-                return Some(head);
-            } else {
-                spin_loop();
             }
         }
         None
@@ -182,7 +190,7 @@ impl<'a> Ring<'a> {
         // Acquire: matched by the reader's release after it copied the slots; our stores to them come after.
         let tail = self.header.tail.load(Acquire);
         let used = head.wrapping_sub(tail) as i64;
-        used <= 0 || (used as u64).saturating_add(slots) <= self.mask + 1
+        (used.max(0) as u64).saturating_add(slots) <= self.mask + 1
     }
 
     /// Takes the positions. No order of its own: the slots' words carry it, and that `head` did not move since
@@ -341,3 +349,6 @@ impl<'a> Payload<'a> {
         self.bytes = self.bytes.saturating_sub(24);
     }
 }
+
+#[cfg(test)]
+mod tests;

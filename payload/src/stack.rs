@@ -150,3 +150,6 @@ fn pack(layout: &PythonLayout, body: &mut [u64; 3], half: u64, frame: Frame) {
         body[2] = id >> 32 | (frame.position as u64) << 32;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -161,3 +161,151 @@ fn claim(entry: &ThreadEntry, thread_pointer: u64) -> bool {
         Err(owner) => owner == thread_pointer,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestRegion;
+    use wire::ring::Kind::{Allocation, Thread};
+
+    const POINTER: u64 = 0x7f00_0000_1740;
+
+    fn event(thread: &Recording) -> bool {
+        thread.write(
+            Allocation,
+            0,
+            [1, 2, 3],
+            &thread.session.header().losses.allocations_full,
+        )
+    }
+
+    #[test]
+    fn this_threads_tid_is_where_the_descriptor_has_it() {
+        unsafe extern "C" {
+            safe fn gettid() -> i32;
+        }
+        let tid = gettid() as u32;
+        let pointer = arch::thread_pointer();
+        // SAFETY: glibc's descriptor is longer than this.
+        let found = (0..0x400)
+            .step_by(4)
+            .find(|at| unsafe { crate::load::half(pointer + at) } == tid);
+        let config = Config {
+            tid_offset: found.expect("the tid is in there") as u32,
+            ..Config::EMPTY
+        };
+        assert_eq!(
+            Identity::current(&config),
+            Identity {
+                thread_pointer: pointer,
+                tid
+            }
+        );
+    }
+
+    #[test]
+    fn a_thread_is_announced_once_and_again_when_its_thread_pointer_has_a_new_owner() {
+        let region = TestRegion::new(64);
+        for tid in [100, 100, 101] {
+            assert!(event(&region.record_as(POINTER, tid).unwrap()));
+        }
+        let records = region.drain();
+        let kinds: Vec<Kind> = records.iter().map(|record| record.kind).collect();
+        assert_eq!(kinds, [Thread, Allocation, Allocation, Thread, Allocation]);
+        assert_eq!(records[0].body, [100, POINTER, 0]);
+        assert_eq!(records[3].body, [101, POINTER, 0]);
+        assert!(records.iter().all(|record| record.thread == records[0].thread));
+    }
+
+    #[test]
+    fn a_freed_entry_is_claimed_and_announced_again() {
+        let region = TestRegion::new(64);
+        let index = region.record_as(POINTER, 100).unwrap().index;
+        let entry = region.session().thread_entry(index as usize);
+        entry.tid.store(0, Relaxed);
+        entry.thread_pointer.store(0, Relaxed);
+        assert_eq!(region.record_as(POINTER, 100).unwrap().index, index);
+        assert_eq!(region.drain_kinds(), [Thread, Thread]);
+    }
+
+    #[test]
+    fn threads_that_collide_get_entries_of_their_own_and_find_them_again() {
+        let region = TestRegion::new(256);
+        let home = region.record_as(POINTER, 1).unwrap().index as usize;
+        // Every place but the last that a thread of this home may have is taken.
+        for probe in 1..THREAD_PROBES - 1 {
+            region
+                .session()
+                .thread_entry(home + probe)
+                .thread_pointer
+                .store(1, Relaxed);
+        }
+        let twin = (1..)
+            .map(|n| POINTER + n * 64)
+            .find(|pointer| (pointer.wrapping_mul(SALT[0] | 1) >> 32) as usize % THREAD_ENTRIES == home);
+        let twin = twin.unwrap();
+        let last = ((home + THREAD_PROBES - 1) % THREAD_ENTRIES) as u16;
+        assert_eq!(region.record_as(twin, 2).unwrap().index, last);
+        // A place nearer home falls free: the thread keeps its own all the same.
+        region.session().thread_entry(home + 1).thread_pointer.store(0, Relaxed);
+        assert_eq!(region.record_as(twin, 2).unwrap().index, last);
+        assert_eq!(region.record_as(POINTER, 1).unwrap().index, home as u16);
+        assert_eq!(region.drain().len(), 2, "each was announced once");
+    }
+
+    #[test]
+    fn a_full_neighbourhood_passes_through_and_is_counted() {
+        let region = TestRegion::new(64);
+        let home = region.record_as(POINTER, 1).unwrap().index as usize;
+        for probe in 0..THREAD_PROBES {
+            region
+                .session()
+                .thread_entry(home + probe)
+                .thread_pointer
+                .store(1, Relaxed);
+        }
+        assert!(region.record_as(POINTER, 1).is_none());
+        assert_eq!(region.header().losses.no_thread_entry.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn a_busy_thread_passes_through_until_the_mark_is_broken() {
+        let region = TestRegion::new(64);
+        let outer = region.record_as(POINTER, 1).unwrap();
+        for _ in 1..BUSY_PASSES_MAX {
+            assert!(region.record_as(POINTER, 1).is_none());
+        }
+        assert_eq!(
+            region.header().losses.reentrant.load(Relaxed),
+            BUSY_PASSES_MAX as u64 - 1
+        );
+        let inner = region.record_as(POINTER, 1).expect("the mark is broken");
+        assert!(event(&inner));
+        drop(inner);
+        assert!(event(&outer), "the outer one still works");
+        drop(outer);
+        assert!(region.record_as(POINTER, 1).is_some());
+        assert_eq!(region.drain_kinds(), [Thread, Allocation, Allocation]);
+    }
+
+    #[test]
+    fn a_mark_left_by_a_dead_thread_does_not_hold_up_its_successor() {
+        let region = TestRegion::new(64);
+        std::mem::forget(region.record_as(POINTER, 1).unwrap());
+        assert!(region.record_as(POINTER, 2).is_some());
+        assert_eq!(region.header().losses.reentrant.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn an_event_without_room_for_its_announcement_is_lost_and_the_next_announces() {
+        let region = TestRegion::new(4);
+        for value in 0..4 {
+            region.session().ring().write(0, Kind::Pad, 0, [value, 0, 0]);
+        }
+        assert!(region.record_as(POINTER, 1).is_none());
+        assert_eq!(region.header().losses.allocations_full.load(Relaxed), 1);
+        region.drain();
+        assert!(event(&region.record_as(POINTER, 1).unwrap()));
+        assert_eq!(region.drain_kinds(), [Thread, Allocation]);
+    }
+}

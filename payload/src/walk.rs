@@ -120,7 +120,7 @@ pub unsafe fn innermost(layout: &PythonLayout, thread_pointer: u64) -> Start {
 /// What every object pointer is: not null, and a multiple of 8.
 #[inline(always)]
 fn is_object(address: u64) -> bool {
-    address != 0 && address % size_of::<u64>() as u64 == 0
+    address != 0 && address.is_multiple_of(size_of::<u64>() as u64)
 }
 
 /// A walk from an innermost frame outwards. The same frames come out each time it is made.
@@ -234,3 +234,6 @@ impl<'a> Walk<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! `memray attach`, `memray detach` and the hidden guardian.
 
 use super::failure::Failure;
-use super::{AttachArgs, DetachArgs};
 use super::reports::leaks_of;
+use super::{AttachArgs, DetachArgs};
 use crate::analyze::{Evidence, losses, verdict};
 use crate::session::{self, Ended, Session, Signals};
 use crate::{report, ui};
@@ -12,13 +12,16 @@ use std::process::{Command, Stdio, exit};
 use std::time::Duration;
 
 pub fn attach(args: AttachArgs) -> Result<(), Failure> {
-    let in_background = args.collector || args.background || (args.output.is_some() && args.duration.is_none() && !args.foreground);
+    let in_background =
+        args.collector || args.background || (args.output.is_some() && args.duration.is_none() && !args.foreground);
     if in_background && !args.collector {
         return start_collector();
     }
     let failed = |error: session::Error| Failure::new(format!("cannot attach to {}: {error}", args.pid), error.fix());
     // A session of its own, so that neither a closed terminal nor a Ctrl-C in it reaches the collector.
-    if args.collector && let Err(error) = nix::unistd::setsid() {
+    if args.collector
+        && let Err(error) = nix::unistd::setsid()
+    {
         eprintln!("memray: warning: the collector stays in this terminal's session: {error}");
     }
     let signals = Signals::block().map_err(|error| Failure::new(format!("cannot block signals: {error}"), None))?;
@@ -47,13 +50,20 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
             Some(duration) => format!("for {}", ui::format::seconds(duration.as_secs_f64())),
             None => "until Ctrl-C".to_owned(),
         };
-        eprintln!("memray: tracking {} {until}, writing {}", args.pid, session.path().display());
+        eprintln!(
+            "memray: tracking {} {until}, writing {}",
+            args.pid,
+            session.path().display()
+        );
     }
     let progress = ui::Progress::new(args.quiet || args.collector);
     let end = session.run(&signals, |state| progress.update(state));
     progress.say("detaching");
     let ended = session.finish(end).map_err(|error| {
-        Failure::new(format!("the window on {} did not end cleanly: {error}", args.pid), error.fix())
+        Failure::new(
+            format!("the window on {} did not end cleanly: {error}", args.pid),
+            error.fix(),
+        )
     })?;
     drop(progress);
     for warning in &ended.warnings {
@@ -63,7 +73,10 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         return Ok(());
     }
     if args.verbose > 0 {
-        eprintln!("memray: detached; stopped one thread for {} µs in all", ended.appendix.pause_us.iter().sum::<u64>());
+        eprintln!(
+            "memray: detached; stopped one thread for {} µs in all",
+            ended.appendix.pause_us.iter().sum::<u64>()
+        );
     }
     print_answer(ended, &signals)
 }
@@ -85,7 +98,9 @@ fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    let text = worker.join().map_err(|_| Failure::new("the answer could not be worked out", None))??;
+    let text = worker
+        .join()
+        .map_err(|_| Failure::new("the answer could not be worked out", None))??;
     // Written by a thread, since a reader that does not read must not keep Ctrl-C from ending this.
     let writer = std::thread::spawn(move || {
         let mut stdout = std::io::stdout();
@@ -104,7 +119,11 @@ fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
 /// A path as it is typed in a shell.
 fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> Result<(), Failure> {
@@ -129,7 +148,10 @@ fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> R
         capture: &shell_word(&capture),
         small_objects_command: None,
     };
-    let options = report::LeaksOptions { max_rows: ANSWER_ROWS, color };
+    let options = report::LeaksOptions {
+        max_rows: ANSWER_ROWS,
+        color,
+    };
     report::answer(&answer, &options, width, out).map_err(|error| Failure::new(format!("cannot print: {error}"), None))
 }
 
@@ -157,11 +179,17 @@ fn start_collector() -> Result<(), Failure> {
 
 /// Says that tracking is live, and lets go of the terminal.
 fn announce_background(args: &AttachArgs, path: &Path) {
-    let until = args.duration.map_or(String::new(), |duration| format!(" for {}", ui::format::seconds(duration.as_secs_f64())));
+    let until = args.duration.map_or(String::new(), |duration| {
+        format!(" for {}", ui::format::seconds(duration.as_secs_f64()))
+    });
     if args.quiet {
         print!("\n");
     } else {
-        println!("memray: tracking {}{until} in the background, writing {}", args.pid, path.display());
+        println!(
+            "memray: tracking {}{until} in the background, writing {}",
+            args.pid,
+            path.display()
+        );
         println!("memray: end it with: memray detach {}", args.pid);
     }
     let _ = std::io::stdout().flush();

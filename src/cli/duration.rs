@@ -16,7 +16,11 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("unknown unit {unit:?}; use 30, 0.5, 500ms, 30s, 5m or 2h")),
     };
-    let seconds = number.trim().parse::<f64>().map_err(|_| "use a number of seconds, or 30s, 5m".to_owned())? * unit_seconds;
+    let seconds = number
+        .trim()
+        .parse::<f64>()
+        .map_err(|_| "use a number of seconds, or 30s, 5m".to_owned())?
+        * unit_seconds;
     if !(seconds > 0.0) {
         return Err("the window must be longer than 0".to_owned());
     }
@@ -33,14 +37,36 @@ mod tests {
 
     #[test]
     fn units_and_fractions() {
-        for (text, ms) in [("30", 30_000), ("0.5", 500), ("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1.5h", 5_400_000)] {
+        for (text, ms) in [
+            ("30", 30_000),
+            ("0.5", 500),
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1.5h", 5_400_000),
+        ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
         }
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "0", "-1", "0s", "-5m", "nan", "inf", "NaN", "1e300", "5 parsecs", "s", "1d2", "--", "1,5"] {
+        for text in [
+            "",
+            "0",
+            "-1",
+            "0s",
+            "-5m",
+            "nan",
+            "inf",
+            "NaN",
+            "1e300",
+            "5 parsecs",
+            "s",
+            "1d2",
+            "--",
+            "1,5",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

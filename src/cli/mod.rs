@@ -41,7 +41,11 @@ enum Command {
     Parse(ParseArgs),
     /// Waits until the tracking process ends and cleans up behind it
     #[command(hide = true)]
-    Guardian { pid: i32, tool_pid: i32, tool_start_ticks: u64 },
+    Guardian {
+        pid: i32,
+        tool_pid: i32,
+        tool_start_ticks: u64,
+    },
 }
 
 #[derive(Args)]
@@ -129,7 +133,11 @@ pub fn run() -> ExitCode {
         Command::Detach(args) => attach::detach(&args),
         Command::Summary(args) => reports::summary(&args),
         Command::Parse(args) => reports::parse(&args),
-        Command::Guardian { pid, tool_pid, tool_start_ticks } => {
+        Command::Guardian {
+            pid,
+            tool_pid,
+            tool_start_ticks,
+        } => {
             session::guard(pid, tool_pid, tool_start_ticks);
             Ok(())
         }

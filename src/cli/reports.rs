@@ -9,17 +9,29 @@ use std::io::Write;
 use std::path::Path;
 
 pub fn summary(args: &SummaryArgs) -> Result<(), Failure> {
-    let max_rows = args.max_rows.map_or_else(|| report::default_rows(lines_of_terminal()), |rows| rows as usize);
+    let max_rows = args
+        .max_rows
+        .map_or_else(|| report::default_rows(lines_of_terminal()), |rows| rows as usize);
     let color = ui::use_color();
     let mut text = Vec::new();
     let written = if args.leaks {
         let table = leaks_of(&args.results)?;
-        report::leaks(&table, &report::LeaksOptions { max_rows, color }, ui::width(), &mut text)
+        report::leaks(
+            &table,
+            &report::LeaksOptions { max_rows, color },
+            ui::width(),
+            &mut text,
+        )
     } else {
         let (heap, reader) = read(&args.results)?;
         let table = functions(&heap.high_water(), &reader);
         let sort = SortColumn::from_number(u32::from(args.sort_column)).unwrap_or_default();
-        report::summary(&table, &report::SummaryOptions { sort, max_rows, color }, ui::width(), &mut text)
+        report::summary(
+            &table,
+            &report::SummaryOptions { sort, max_rows, color },
+            ui::width(),
+            &mut text,
+        )
     };
     written.map_err(|error| Failure::new(format!("cannot print: {error}"), None))?;
     // A closed pipe is the reader's wish, no failure.
@@ -44,7 +56,10 @@ pub fn leaks_of(path: &Path) -> Result<LineTable, Failure> {
     let (heap, reader) = read(path)?;
     let header = reader.header();
     let arena = arena_bytes(header.python_version, header.python_allocator);
-    let origins = Origins { libdest: &header.libdest, site_packages: &header.site_packages };
+    let origins = Origins {
+        libdest: &header.libdest,
+        site_packages: &header.site_packages,
+    };
     Ok(lines(&heap.leaks(arena), &reader, &origins, arena))
 }
 
@@ -65,7 +80,10 @@ fn unreadable(path: &Path, error: &ReadError) -> Failure {
 
 fn warn_of_damage(path: &Path, damage: Option<&Damage>) {
     if let Some(damage) = damage {
-        eprintln!("memray: {} is damaged: {damage}; what comes before is shown", path.display());
+        eprintln!(
+            "memray: {} is damaged: {damage}; what comes before is shown",
+            path.display()
+        );
     }
 }
 

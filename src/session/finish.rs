@@ -5,8 +5,8 @@ use super::error::Error;
 use super::place::withdraw;
 use super::repair::restore_slots;
 use super::sampler::now_ms;
-use super::window::End;
 use super::target;
+use super::window::End;
 use crate::capture::{Appendix, Losses, OldFrees};
 use crate::report::TargetEnd;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -59,7 +59,8 @@ impl Session {
         let closed = self.collector.into_writer().finish(appendix.detached_ms, &appendix);
         // The very last step: whoever waits for the mark to go finds a complete capture.
         if is_there && let Err(error) = self.landing.end_session(&self.process) {
-            self.warnings.push(format!("the session's mark could not be taken away: {error}"));
+            self.warnings
+                .push(format!("the session's mark could not be taken away: {error}"));
         }
         if let Some(guardian) = self.guardian.take() {
             guardian.dismiss();
@@ -70,13 +71,20 @@ impl Session {
             }
             self.warnings.push(format!("the capture ends early: {error}"));
         }
-        Ok(Ended { path: self.path, appendix, target_end, oom_kills, warnings: self.warnings })
+        Ok(Ended {
+            path: self.path,
+            appendix,
+            target_end,
+            oom_kills,
+            warnings: self.warnings,
+        })
     }
 
     /// Flag off, then drains until nobody is recording any more.
     fn switch_off(&mut self) {
         if let Err(error) = self.landing.set_flag(&self.process, false) {
-            self.warnings.push(format!("tracking could not be switched off: {error}"));
+            self.warnings
+                .push(format!("tracking could not be switched off: {error}"));
         }
         let off_since = Instant::now();
         let mut is_busy = true;
@@ -86,7 +94,8 @@ impl Session {
             waited >= IN_FLIGHT_MIN && (!is_busy || waited >= IN_FLIGHT_MAX)
         });
         if is_busy && let Err(error) = self.landing.taint_reservation(&self.process) {
-            self.warnings.push(format!("a stalled thread could not be noted: {error}"));
+            self.warnings
+                .push(format!("a stalled thread could not be noted: {error}"));
         }
     }
 
@@ -114,7 +123,12 @@ impl Session {
         if let Err(error) = restore_slots(&self.process, &mut self.landing) {
             self.warnings.push(format!("not every slot could be put back: {error}"));
         }
-        match self.process.maps().map_err(Error::from).and_then(|maps| withdraw(&self.process, &maps, &self.landing, &self.borrow)) {
+        match self
+            .process
+            .maps()
+            .map_err(Error::from)
+            .and_then(|maps| withdraw(&self.process, &maps, &self.landing, &self.borrow))
+        {
             Ok(pause) => self.pause_us.push(pause.pause_us),
             Err(error) => self.warnings.push(format!(
                 "the ring stays mapped in the target, switched off: {error}; `memray detach {}` tries again",

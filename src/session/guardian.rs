@@ -22,7 +22,12 @@ impl Guardian {
         // A process group of its own: `kill -- -PGID` must not take both. It becomes a session leader itself.
         let mut child = Command::new("/proc/self/exe")
             .arg0("memray-guardian")
-            .args(["guardian".to_owned(), pid.to_string(), own_pid.to_string(), own_start_ticks.to_string()])
+            .args([
+                "guardian".to_owned(),
+                pid.to_string(),
+                own_pid.to_string(),
+                own_start_ticks.to_string(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

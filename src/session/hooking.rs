@@ -39,7 +39,10 @@ impl Hooks {
             originals: Originals::default(),
             modules: Vec::new(),
             hooks: [0; HOOK_COUNT],
-            ours: landings.iter().map(|landing| landing.header.text_start..landing.header.text_end).collect(),
+            ours: landings
+                .iter()
+                .map(|landing| landing.header.text_start..landing.header.text_end)
+                .collect(),
             journalled: FxHashSet::default(),
             hooked_count: 0,
             different_count: 0,
@@ -81,10 +84,12 @@ impl Hooks {
 
     /// Whether a hook's function is the C library's own.
     pub fn is_from_glibc(&self, process: &Process, hook: Hook) -> bool {
-        self.real(hook).and_then(|address| self.holder(address)).is_some_and(|module| {
-            // musl has no such symbol version namespace, and no gnu_get_libc_version.
-            module.symbol(process, "gnu_get_libc_version").is_some()
-        })
+        self.real(hook)
+            .and_then(|address| self.holder(address))
+            .is_some_and(|module| {
+                // musl has no such symbol version namespace, and no gnu_get_libc_version.
+                module.symbol(process, "gnu_get_libc_version").is_some()
+            })
     }
 
     /// Where the payload's hooks are in the target.
@@ -111,8 +116,12 @@ impl Hooks {
                 continue;
             }
             for slot in &hooked.slots {
-                let Some(real) = self.originals.function(slot.name) else { continue };
-                let Ok(value) = process.read_u64(RemoteAddr(slot.address)) else { continue };
+                let Some(real) = self.originals.function(slot.name) else {
+                    continue;
+                };
+                let Ok(value) = process.read_u64(RemoteAddr(slot.address)) else {
+                    continue;
+                };
                 let hook = self.hooks[HOOKED_SYMBOLS[slot.name].1 as usize];
                 if value == hook {
                     continue;
@@ -126,7 +135,12 @@ impl Hooks {
                     }
                     Binding::Ours | Binding::Unknown => continue,
                 }
-                entries.push(JournalEntry { slot: slot.address, old: value, new: hook, real });
+                entries.push(JournalEntry {
+                    slot: slot.address,
+                    old: value,
+                    new: hook,
+                    real,
+                });
             }
         }
         self.write(process, landing, &entries)
@@ -143,13 +157,19 @@ impl Hooks {
     pub fn describe(&self) -> String {
         let mut text = format!("hooked {} slots in {} modules", self.hooked_count, self.modules.len());
         if self.different_count > 0 {
-            text.push_str(&format!("; {} slots hold other functions and were left alone", self.different_count));
+            text.push_str(&format!(
+                "; {} slots hold other functions and were left alone",
+                self.different_count
+            ));
         }
         text
     }
 
     fn holder(&self, address: u64) -> Option<&Module> {
-        self.modules.iter().map(|hooked| &hooked.module).find(|module| module.executes(address))
+        self.modules
+            .iter()
+            .map(|hooked| &hooked.module)
+            .find(|module| module.executes(address))
     }
 
     /// The start of the module that provides malloc, if it is not the C library.
@@ -175,8 +195,11 @@ impl Hooks {
 
     /// Journal first, then the slots, each only where it still holds what it held (hazards 4 and 27).
     fn write(&mut self, process: &Process, landing: &mut Landing, entries: &[JournalEntry]) -> Result<(), Error> {
-        let new: Vec<JournalEntry> =
-            entries.iter().filter(|entry| !self.journalled.contains(&(entry.slot, entry.old))).copied().collect();
+        let new: Vec<JournalEntry> = entries
+            .iter()
+            .filter(|entry| !self.journalled.contains(&(entry.slot, entry.old)))
+            .copied()
+            .collect();
         let total = landing.header.journal_count as usize + new.len();
         if total > JOURNAL_ENTRIES_MAX {
             return Err(Error::TooManySlots(total));
@@ -187,7 +210,10 @@ impl Hooks {
         }
         for entry in entries {
             // A slot that can't be written belongs to a module that is just being unloaded.
-            if matches!(process.compare_and_write_word(RemoteAddr(entry.slot), entry.old, entry.new), Ok(true)) {
+            if matches!(
+                process.compare_and_write_word(RemoteAddr(entry.slot), entry.old, entry.new),
+                Ok(true)
+            ) {
                 self.hooked_count += 1;
             }
         }

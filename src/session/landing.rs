@@ -113,7 +113,10 @@ impl Landing {
     /// Puts the session mark, its state word last.
     pub fn begin_session(&mut self, process: &Process, mark: SessionMark) -> Result<(), inject::Error> {
         self.header.generation += 1;
-        self.header.session = SessionMark { state: SESSION_NONE, ..mark };
+        self.header.session = SessionMark {
+            state: SESSION_NONE,
+            ..mark
+        };
         self.write(process)?;
         self.header.session.state = SESSION_LIVE;
         let offset = offset_of!(LandingHeader, session) + offset_of!(SessionMark, state);
@@ -161,7 +164,10 @@ impl Landing {
     /// Appends entries, then makes them valid: before any of their slots is written (hazard 27).
     pub fn append_journal(&mut self, process: &Process, entries: &[JournalEntry]) -> Result<(), inject::Error> {
         let count = self.header.journal_count as usize;
-        assert!(count + entries.len() <= JOURNAL_ENTRIES_MAX, "the caller checks the journal's room");
+        assert!(
+            count + entries.len() <= JOURNAL_ENTRIES_MAX,
+            "the caller checks the journal's room"
+        );
         let bytes: Vec<u8> = entries
             .iter()
             .flat_map(|entry| [entry.slot, entry.old, entry.new, entry.real])
@@ -304,9 +310,15 @@ mod tests {
         header.session = own_mark(42, 99, 4_026_531_836, 1_700_000_000_000, Path::new("/tmp/ä b.bin"));
         header.session.state = SESSION_LIVE;
         let encoded: [u8; size_of::<LandingHeader>()] = encode(&header).try_into().expect("as long as the struct");
-        let decoded = Landing { base: 0, header: decode(&encoded) };
+        let decoded = Landing {
+            base: 0,
+            header: decode(&encoded),
+        };
         assert_eq!(encode(&decoded.header), encoded);
         let owner = decoded.owner().expect("the mark is live");
-        assert_eq!((owner.pid, owner.start_ticks, owner.path.as_path()), (42, 99, Path::new("/tmp/ä b.bin")));
+        assert_eq!(
+            (owner.pid, owner.start_ticks, owner.path.as_path()),
+            (42, 99, Path::new("/tmp/ä b.bin"))
+        );
     }
 }

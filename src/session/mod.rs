@@ -81,7 +81,10 @@ impl Session {
     pub fn details(&self) -> Vec<String> {
         vec![
             format!("stopped one thread for {} µs", self.pause_us.iter().sum::<u64>()),
-            format!("tracking was live {:.1} ms after the start", self.live_after.as_secs_f64() * 1e3),
+            format!(
+                "tracking was live {:.1} ms after the start",
+                self.live_after.as_secs_f64() * 1e3
+            ),
             self.hooks.describe(),
         ]
     }

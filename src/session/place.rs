@@ -79,7 +79,13 @@ pub fn place(
         landing.set_reservation(process, journal, reservation_bytes)?;
         Ok::<_, Error>((landing, region, memfd))
     })?;
-    Ok(Placed { landing, is_new, region, memfd, pause })
+    Ok(Placed {
+        landing,
+        is_new,
+        region,
+        memfd,
+        pause,
+    })
 }
 
 /// Replaces journal and region by an empty reservation, which a late writer can hit harmlessly.
@@ -98,12 +104,7 @@ pub fn withdraw(
     Ok(pause)
 }
 
-fn map_landing(
-    process: &Process,
-    thread: &mut Borrowed,
-    image: &Image,
-    mark: SessionMark,
-) -> Result<Landing, Error> {
+fn map_landing(process: &Process, thread: &mut Borrowed, image: &Image, mark: SessionMark) -> Result<Landing, Error> {
     let landing_bytes = PAGE_BYTES + image.span_bytes;
     let base = thread.mmap(RemoteAddr(0), landing_bytes, READ, PRIVATE, -1)?.0;
     let image_base = base + PAGE_BYTES;
@@ -117,9 +118,19 @@ fn map_landing(
     landing.begin_session(process, mark)?;
     process.write(RemoteAddr(base + NAME_OFFSET), NAME)?;
     // A mapping of its own, not mprotect: a target under PR_SET_MDWE may gain no execute permission.
-    thread.mmap(RemoteAddr(image_base + text.start), text.end - text.start, READ_EXECUTE, PRIVATE_FIXED, -1)?;
+    thread.mmap(
+        RemoteAddr(image_base + text.start),
+        text.end - text.start,
+        READ_EXECUTE,
+        PRIVATE_FIXED,
+        -1,
+    )?;
     // A forked child must find the flag off. Without this, no tracking (kernels before 4.14).
-    thread.madvise(RemoteAddr(base + header.flag_offset), PAGE_BYTES, libc::MADV_WIPEONFORK as u64)?;
+    thread.madvise(
+        RemoteAddr(base + header.flag_offset),
+        PAGE_BYTES,
+        libc::MADV_WIPEONFORK as u64,
+    )?;
     Ok(landing)
 }
 
@@ -138,8 +149,11 @@ pub fn write_image(process: &Process, image: &Image, landing: &Landing) -> Resul
 fn reusable_reservation(landing: &Landing, maps: &[Mapping], wanted_bytes: u64) -> Option<u64> {
     let header = &landing.header;
     let (start, end) = (header.journal, header.journal.checked_add(header.reservation_bytes)?);
-    let intact = maps.iter().any(|map| map.start <= start && end <= map.end && map.is_anonymous() && map.is_writable());
-    (start != 0 && header.reservation_tainted == 0 && header.reservation_bytes == wanted_bytes && intact).then_some(start)
+    let intact = maps
+        .iter()
+        .any(|map| map.start <= start && end <= map.end && map.is_anonymous() && map.is_writable());
+    (start != 0 && header.reservation_tainted == 0 && header.reservation_bytes == wanted_bytes && intact)
+        .then_some(start)
 }
 
 fn map_reservation(thread: &mut Borrowed, reusable: Option<u64>, bytes: u64) -> Result<u64, Error> {

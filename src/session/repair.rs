@@ -23,7 +23,11 @@ pub fn take_over(process: &Process, maps: &[Mapping]) -> Result<bool, Error> {
         let Some(owner) = landing.owner() else { continue };
         if owner_lives(process, &landing, &owner) {
             let owner_name = target::user_name(owner.uid);
-            return Err(Error::Busy { pid: process.pid(), owner, owner_name });
+            return Err(Error::Busy {
+                pid: process.pid(),
+                owner,
+                owner_name,
+            });
         }
         repair(process, maps, &mut landing)?;
         repaired = true;
@@ -39,17 +43,27 @@ pub fn detach(pid: i32) -> Result<String, Error> {
     }
     let process = Process::open(pid)?;
     let maps = process.maps()?;
-    let session = Landing::find_all(&process, &maps).into_iter().find_map(|landing| Some((landing, landing.owner()?)));
-    let Some((mut landing, owner)) = session else { return Err(Error::NoSession) };
+    let session = Landing::find_all(&process, &maps)
+        .into_iter()
+        .find_map(|landing| Some((landing, landing.owner()?)));
+    let Some((mut landing, owner)) = session else {
+        return Err(Error::NoSession);
+    };
     if owner_lives(&process, &landing, &owner) {
         ask_to_end(&owner)?;
         wait_for_end(&process, &mut landing, &owner)?;
         if landing.owner().is_none() || !process.is_alive() {
-            return Ok(format!("the window on {pid} has ended; the capture is {}", owner.path.display()));
+            return Ok(format!(
+                "the window on {pid} has ended; the capture is {}",
+                owner.path.display()
+            ));
         }
     }
     repair(&process, &process.maps()?, &mut landing)?;
-    Ok(format!("cleaned up after a memray that was killed; its capture, up to then, is {}", owner.path.display()))
+    Ok(format!(
+        "cleaned up after a memray that was killed; its capture, up to then, is {}",
+        owner.path.display()
+    ))
 }
 
 /// The guardian's work once the tool with this pid and start time is dead.
@@ -69,7 +83,9 @@ fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<
     landing.set_flag(process, false)?;
     std::thread::sleep(IN_FLIGHT);
     let region = landing.header.journal + JOURNAL_BYTES;
-    let is_mapped = maps.iter().any(|map| map.start <= region && region < map.end && map.path.starts_with("/memfd:memray"));
+    let is_mapped = maps
+        .iter()
+        .any(|map| map.start <= region && region < map.end && map.path.starts_with("/memfd:memray"));
     if is_mapped && threads_are_busy(process, region) {
         landing.taint_reservation(process)?;
     }
@@ -101,7 +117,9 @@ fn threads_are_busy(process: &Process, region: u64) -> bool {
         return true;
     }
     let busy = std::mem::offset_of!(ThreadEntry, busy);
-    table.chunks_exact(ENTRY).any(|entry| entry[..8] != [0; 8] && entry[busy..busy + 4] != [0; 4])
+    table
+        .chunks_exact(ENTRY)
+        .any(|entry| entry[..8] != [0; 8] && entry[busy..busy + 4] != [0; 4])
 }
 
 /// Whether the process that a mark names still drains. In another PID namespace its number says nothing, so
@@ -144,5 +162,8 @@ fn wait_for_end(process: &Process, landing: &mut Landing, owner: &Owner) -> Resu
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    Err(Error::Internal(format!("its collector (memray pid {}) does not end its window", owner.pid)))
+    Err(Error::Internal(format!(
+        "its collector (memray pid {}) does not end its window",
+        owner.pid
+    )))
 }

@@ -56,8 +56,13 @@ impl Session {
         let landings = Landing::find_all(&process, &maps);
         let mut hooks = Hooks::survey(&process, &maps, &landings)?;
         let modules = hooks.modules();
-        let images: Vec<TargetImage> =
-            modules.iter().map(|module| TargetImage { process: &process, module }).collect();
+        let images: Vec<TargetImage> = modules
+            .iter()
+            .map(|module| TargetImage {
+                process: &process,
+                module,
+            })
+            .collect();
         let memory = TargetMemory(&process);
         let runtime = python::find(&memory, &images).map_err(Error::Python)?;
         let proof = python::prove(&memory, &runtime, facts.inner_pid(), &target::threads(&process));
@@ -76,7 +81,10 @@ impl Session {
                 frames_count: 0,
                 start_ms: attached_ms,
                 end_ms: attached_ms,
-                command_line: description.command_line.clone().unwrap_or_else(|| target::command_line(options.pid)),
+                command_line: description
+                    .command_line
+                    .clone()
+                    .unwrap_or_else(|| target::command_line(options.pid)),
                 pid: options.pid,
                 main_tid: MAIN_THREAD,
                 skipped_frames_on_main_tid: 0,
@@ -88,7 +96,13 @@ impl Session {
                 sys_path: description.sys_path.clone(),
             };
             let file = output.file.try_clone().map_err(|error| Error::Memfd("open", error))?;
-            let writer = Writer::create(file, header, WriterOptions { compress: options.compress })?;
+            let writer = Writer::create(
+                file,
+                header,
+                WriterOptions {
+                    compress: options.compress,
+                },
+            )?;
             let layout = match &proof {
                 Ok(proof) => proof.layout,
                 Err(error) => {
@@ -96,8 +110,10 @@ impl Session {
                     PythonLayout::OFF
                 }
             };
-            let guardian = Guardian::start(options.pid, std::process::id(), target::own_start_ticks()).map_err(Error::Guardian)?;
-            let image = payload::image().map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
+            let guardian =
+                Guardian::start(options.pid, std::process::id(), target::own_start_ticks()).map_err(Error::Guardian)?;
+            let image = payload::image()
+                .map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
             let mark = own_mark(
                 std::process::id(),
                 target::own_start_ticks(),
@@ -105,9 +121,17 @@ impl Session {
                 attached_ms,
                 &output.path,
             );
-            let existing = landings.iter().find(|landing| landing.header.image_digest == image.digest).copied();
-            let Placed { mut landing, is_new, region, memfd, pause } =
-                place(&process, &maps, existing, &image, RING_SLOTS, mark, &borrow)?;
+            let existing = landings
+                .iter()
+                .find(|landing| landing.header.image_digest == image.digest)
+                .copied();
+            let Placed {
+                mut landing,
+                is_new,
+                region,
+                memfd,
+                pause,
+            } = place(&process, &maps, existing, &image, RING_SLOTS, mark, &borrow)?;
             let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
             let shared = Region::map(&memfd, RING_SLOTS).map_err(|error| Error::Memfd("mapp", error))?;
             let reader = RingReader::new(shared, lap_base);
@@ -120,7 +144,11 @@ impl Session {
                 real: hooks.reals(),
                 ring_mask: RING_SLOTS - 1,
                 lap_base,
-                ticks_per_us: if target::may_wait(&process) { clock.ticks_per_us() } else { 0 },
+                ticks_per_us: if target::may_wait(&process) {
+                    clock.ticks_per_us()
+                } else {
+                    0
+                },
                 wait_event_us: WAIT_EVENT_US,
                 wait_second_us: WAIT_SECOND_US,
                 tid_offset: proof.as_ref().map_or(0, |proof| proof.tid_offset),
@@ -171,11 +199,17 @@ impl Session {
 /// CPython calls a wait again with the time that is left when it fails with EINTR (PEP 475).
 fn borrow_options(modules: &[Module], runtime: &python::Runtime) -> BorrowOptions {
     let interpreters = modules.iter().filter(|module| module.path == runtime.image_path);
-    let mut retries_on_eintr: Vec<_> = interpreters.flat_map(|module| module.executable.iter().cloned()).collect();
+    let mut retries_on_eintr: Vec<_> = interpreters
+        .flat_map(|module| module.executable.iter().cloned())
+        .collect();
     // Modules of the standard library that wait by themselves, and libuv, which does likewise.
     let waits = |path: &str| path.contains("/lib-dynload/select.") || path.contains("libuv") || path.contains("uvloop");
-    retries_on_eintr
-        .extend(modules.iter().filter(|module| waits(&module.path)).flat_map(|module| module.executable.iter().cloned()));
+    retries_on_eintr.extend(
+        modules
+            .iter()
+            .filter(|module| waits(&module.path))
+            .flat_map(|module| module.executable.iter().cloned()),
+    );
     BorrowOptions { retries_on_eintr }
 }
 

@@ -13,7 +13,9 @@ pub struct TargetMemory<'a>(pub &'a Process);
 impl Memory for TargetMemory<'_> {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
         let length_bytes = buffer.len();
-        self.0.read(RemoteAddr(address), buffer).map_err(|_| ReadError { address, length_bytes })
+        self.0
+            .read(RemoteAddr(address), buffer)
+            .map_err(|_| ReadError { address, length_bytes })
     }
 }
 
@@ -68,7 +70,9 @@ pub fn threads(process: &Process) -> Vec<u32> {
 /// Inner thread id → outer thread id.
 fn inner_tids(process: &Process) -> HashMap<u32, i32> {
     let tids = process.tids().unwrap_or_default();
-    tids.into_iter().filter_map(|tid| Some((inner_tid(process.pid(), tid)?, tid))).collect()
+    tids.into_iter()
+        .filter_map(|tid| Some((inner_tid(process.pid(), tid)?, tid)))
+        .collect()
 }
 
 fn inner_tid(pid: i32, tid: i32) -> Option<u32> {
@@ -96,10 +100,14 @@ pub fn may_wait(process: &Process) -> bool {
 }
 
 fn has_cpu_quota(pid: i32) -> bool {
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+        return false;
+    };
     text.lines().any(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { return false };
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+            return false;
+        };
         let read = |file: String| std::fs::read_to_string(file).unwrap_or_default();
         if controllers.is_empty() {
             let limit = read(format!("/sys/fs/cgroup{path}/cpu.max"));
@@ -117,7 +125,9 @@ fn has_cpu_quota(pid: i32) -> bool {
 pub fn end(process: &Process) -> TargetEnd {
     // A wait status: the signal in the low seven bits, the exit status above.
     match process.exit_status() {
-        Some(status) if status & 0x7f == 0 => TargetEnd::Exited { status: status >> 8 & 0xff },
+        Some(status) if status & 0x7f == 0 => TargetEnd::Exited {
+            status: status >> 8 & 0xff,
+        },
         Some(status) => TargetEnd::Killed { signal: status & 0x7f },
         None => TargetEnd::Unknown,
     }
@@ -133,7 +143,10 @@ pub struct ProcNames {
 impl ProcNames {
     pub fn new(process: &Process) -> Self {
         let pid = process.pid();
-        Self { pid, is_nested: inner_tid(pid, pid) != u32::try_from(pid).ok() }
+        Self {
+            pid,
+            is_nested: inner_tid(pid, pid) != u32::try_from(pid).ok(),
+        }
     }
 
     fn outer_tid(&self, tid: u32) -> Option<i32> {

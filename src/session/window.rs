@@ -40,7 +40,10 @@ struct Timer {
 
 impl Timer {
     fn new(every: Duration) -> Self {
-        Self { every, next: Instant::now() + every }
+        Self {
+            every,
+            next: Instant::now() + every,
+        }
     }
 
     fn is_due(&mut self, now: Instant) -> bool {
@@ -74,7 +77,11 @@ impl Session {
                     return End::TargetEnded;
                 }
                 if !self.landing_is_there() {
-                    return if self.process.is_alive() { End::TargetExecuted } else { End::TargetEnded };
+                    return if self.process.is_alive() {
+                        End::TargetExecuted
+                    } else {
+                        End::TargetEnded
+                    };
                 }
                 self.sample();
                 report(&self.progress(now));

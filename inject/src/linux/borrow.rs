@@ -67,7 +67,9 @@ impl fmt::Display for BorrowError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(errno) => write!(f, "ptrace refused with {errno:?} ({})", errno.desc()),
-            Self::Uninterruptible => f.write_str("none of its threads can be stopped: all sleep uninterruptibly (D state)"),
+            Self::Uninterruptible => {
+                f.write_str("none of its threads can be stopped: all sleep uninterruptibly (D state)")
+            }
             Self::NoGadget => f.write_str("its libc is not one that memray knows how to make system calls with"),
             Self::NoStack => f.write_str("none of its threads is on a stack that memray may use"),
             Self::Failed(error) => write!(f, "{error}"),
@@ -122,7 +124,9 @@ where
     let mut last = BorrowError::Uninterruptible;
     while Instant::now() < deadline {
         for candidate in candidates(process) {
-            let Some(candidate) = wait_out(process, options, maps, candidate) else { continue };
+            let Some(candidate) = wait_out(process, options, maps, candidate) else {
+                continue;
+            };
             let attempt = std::thread::scope(|scope| {
                 let worker = scope.spawn(|| {
                     let (mut borrowed, stopped) = Borrowed::take(process, maps, options, &gadgets, candidate)?;
@@ -130,7 +134,14 @@ where
                     let result = work(&mut borrowed);
                     let released = borrowed.release();
                     let pause_us = stopped.elapsed().as_micros() as u64;
-                    Ok::<_, BorrowError>((result, released, Pause { tid: candidate.tid, pause_us }))
+                    Ok::<_, BorrowError>((
+                        result,
+                        released,
+                        Pause {
+                            tid: candidate.tid,
+                            pause_us,
+                        },
+                    ))
                 });
                 worker.join()
             });
@@ -174,13 +185,20 @@ impl<'a> Borrowed<'a> {
         let stopped = Instant::now();
         let mut saved = seized.registers()?;
         if !saved.is_64_bit() {
-            return Err(Error::Unexpected { what: "runs 32-bit code", tid: candidate.tid }.into());
+            return Err(Error::Unexpected {
+                what: "runs 32-bit code",
+                tid: candidate.tid,
+            }
+            .into());
         }
         leave_rseq(process, &seized, &mut saved);
         let saved_mask = seized.signal_mask()?;
-        let frame = frame::build(&saved, saved_mask, &seized.xstate()?, gadgets.restorer)
-            .ok_or(Error::Unexpected { what: "has an unknown vector state", tid: candidate.tid })?;
-        if !is_stack(maps, frame.address, saved.rsp) || process.write(RemoteAddr(frame.address), &frame.bytes).is_err() {
+        let frame = frame::build(&saved, saved_mask, &seized.xstate()?, gadgets.restorer).ok_or(Error::Unexpected {
+            what: "has an unknown vector state",
+            tid: candidate.tid,
+        })?;
+        if !is_stack(maps, frame.address, saved.rsp) || process.write(RemoteAddr(frame.address), &frame.bytes).is_err()
+        {
             return Err(BorrowError::NoStack);
         }
         let resumed = resumed(process, maps, options, candidate.tid, &saved, saved_mask);
@@ -222,10 +240,16 @@ impl<'a> Borrowed<'a> {
         tracee.run_to_syscall_stop()?;
         let after = tracee.registers()?;
         if after.rip != gadget + 2 {
-            return Err(Error::Unexpected { what: "left the system call that it was asked for", tid });
+            return Err(Error::Unexpected {
+                what: "left the system call that it was asked for",
+                tid,
+            });
         }
         match after.rax as i64 {
-            errno @ -4095..0 => Err(Error::RemoteSyscall { name, errno: Errno::from_raw(-errno as i32) }),
+            errno @ -4095..0 => Err(Error::RemoteSyscall {
+                name,
+                errno: Errno::from_raw(-errno as i32),
+            }),
             value => Ok(value as u64),
         }
     }
@@ -243,20 +267,24 @@ impl<'a> Borrowed<'a> {
     }
 
     pub fn munmap(&mut self, address: RemoteAddr, bytes: u64) -> Result<(), Error> {
-        self.syscall("munmap", libc::SYS_munmap, [address.0, bytes, 0, 0, 0, 0]).map(drop)
+        self.syscall("munmap", libc::SYS_munmap, [address.0, bytes, 0, 0, 0, 0])
+            .map(drop)
     }
 
     pub fn madvise(&mut self, address: RemoteAddr, bytes: u64, advice: u64) -> Result<(), Error> {
-        self.syscall("madvise", libc::SYS_madvise, [address.0, bytes, advice, 0, 0, 0]).map(drop)
+        self.syscall("madvise", libc::SYS_madvise, [address.0, bytes, advice, 0, 0, 0])
+            .map(drop)
     }
 
     /// `name` is the address of a NUL-terminated string in the tracee.
     pub fn memfd_create(&mut self, name: RemoteAddr, flags: u64) -> Result<i32, Error> {
-        self.syscall("memfd_create", libc::SYS_memfd_create, [name.0, flags, 0, 0, 0, 0]).map(|fd| fd as i32)
+        self.syscall("memfd_create", libc::SYS_memfd_create, [name.0, flags, 0, 0, 0, 0])
+            .map(|fd| fd as i32)
     }
 
     pub fn close(&mut self, descriptor: i32) -> Result<(), Error> {
-        self.syscall("close", libc::SYS_close, [descriptor as u64, 0, 0, 0, 0, 0]).map(drop)
+        self.syscall("close", libc::SYS_close, [descriptor as u64, 0, 0, 0, 0, 0])
+            .map(drop)
     }
 
     /// Puts the thread back and lets it go.
@@ -302,14 +330,19 @@ impl Gadgets {
     fn find(process: &Process, maps: &[Mapping]) -> Option<Self> {
         let is_libc = |map: &&Mapping| {
             let name = map.path.rsplit('/').next().unwrap_or_default();
-            map.is_executable() && map.inode != 0 && (name.starts_with("libc.") || name.starts_with("libc-") || name.starts_with("ld-musl"))
+            map.is_executable()
+                && map.inode != 0
+                && (name.starts_with("libc.") || name.starts_with("libc-") || name.starts_with("ld-musl"))
         };
         let find = |bytes: &[u8], wanted: &[u8]| bytes.windows(wanted.len()).position(|window| window == wanted);
         maps.iter().filter(is_libc).find_map(|map| {
             let bytes = ((map.end - map.start) as usize).min(GADGET_BYTES_MAX);
             let code = process.read_vec(RemoteAddr(map.start), bytes).ok()?;
             let at = |offset: usize| map.start + offset as u64;
-            Some(Self { syscall: find(&code, &GADGET).map(at)?, restorer: find(&code, &RESTORER).map(at)? })
+            Some(Self {
+                syscall: find(&code, &GADGET).map(at)?,
+                restorer: find(&code, &RESTORER).map(at)?,
+            })
         })
     }
 }
@@ -328,9 +361,13 @@ fn is_stack(maps: &[Mapping], frame: u64, stack_pointer: u64) -> bool {
 /// A thread stopped inside a restartable sequence must abort it, since a system call clears the kernel's note
 /// of it and the sequence would complete on the wrong CPU's data.
 fn leave_rseq(process: &Process, seized: &Seized, registers: &mut Registers) {
-    let Some(rseq) = seized.rseq().filter(|rseq| rseq.abi_address != 0) else { return };
+    let Some(rseq) = seized.rseq().filter(|rseq| rseq.abi_address != 0) else {
+        return;
+    };
     // struct rseq: cpu_id_start, cpu_id, rseq_cs. struct rseq_cs: version, flags, start, length, abort.
-    let Ok(section) = process.read_u64(RemoteAddr(rseq.abi_address + 8)) else { return };
+    let Ok(section) = process.read_u64(RemoteAddr(rseq.abi_address + 8)) else {
+        return;
+    };
     if section == 0 {
         return;
     }
@@ -355,7 +392,11 @@ fn resumed(
         return *saved;
     }
     let is_timed = timed_wait(saved);
-    if is_timed && caller_retries(process, maps, options, saved.rsp) { *saved } else { saved.reissued() }
+    if is_timed && caller_retries(process, maps, options, saved.rsp) {
+        *saved
+    } else {
+        saved.reissued()
+    }
 }
 
 fn timed_wait(registers: &Registers) -> bool {
@@ -369,7 +410,9 @@ fn timed_wait(registers: &Registers) -> bool {
 
 /// Whether the first code address on the stack outside of libc belongs to a caller that retries.
 fn caller_retries(process: &Process, maps: &[Mapping], options: &BorrowOptions, stack_pointer: u64) -> bool {
-    let Ok(stack) = process.read_vec(RemoteAddr(stack_pointer), CALLER_WORDS * 8) else { return false };
+    let Ok(stack) = process.read_vec(RemoteAddr(stack_pointer), CALLER_WORDS * 8) else {
+        return false;
+    };
     stack
         .chunks_exact(8)
         .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
@@ -383,7 +426,9 @@ fn caller_retries(process: &Process, maps: &[Mapping], options: &BorrowOptions, 
 }
 
 fn has_pending_signal(pid: i32, tid: i32, mask: u64) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")) else { return false };
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")) else {
+        return false;
+    };
     let pending = status
         .lines()
         .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")))
@@ -393,17 +438,13 @@ fn has_pending_signal(pid: i32, tid: i32, mask: u64) -> bool {
 }
 
 /// A timed wait that would return EINTR is waited out for a while, unless its caller retries by itself.
-fn wait_out(
-    process: &Process,
-    options: &BorrowOptions,
-    maps: &[Mapping],
-    candidate: Candidate,
-) -> Option<Candidate> {
+fn wait_out(process: &Process, options: &BorrowOptions, maps: &[Mapping], candidate: Candidate) -> Option<Candidate> {
     if candidate.suitability != Suitability::TimedWait {
         return Some(candidate);
     }
     let stack_pointer = || {
-        let syscall = std::fs::read_to_string(format!("/proc/{}/task/{}/syscall", process.pid(), candidate.tid)).ok()?;
+        let syscall =
+            std::fs::read_to_string(format!("/proc/{}/task/{}/syscall", process.pid(), candidate.tid)).ok()?;
         let field = syscall.split_ascii_whitespace().nth(7)?;
         u64::from_str_radix(field.trim_start_matches("0x"), 16).ok()
     };

@@ -59,7 +59,9 @@ pub fn look(pid: i32, tid: i32) -> Option<Candidate> {
 /// `/proc/PID/task/TID/syscall`: number, six arguments, stack pointer, program counter.
 fn classify(syscall: &str) -> Suitability {
     let mut fields = syscall.split_ascii_whitespace();
-    let Some(number) = fields.next().and_then(|number| number.parse::<i64>().ok()) else { return Suitability::Running };
+    let Some(number) = fields.next().and_then(|number| number.parse::<i64>().ok()) else {
+        return Suitability::Running;
+    };
     let arguments: Vec<u64> = fields
         .take(6)
         .map(|field| u64::from_str_radix(field.trim_start_matches("0x"), 16).unwrap_or(0))
@@ -77,7 +79,11 @@ fn classify(syscall: &str) -> Suitability {
         libc::SYS_semop | libc::SYS_msgrcv | libc::SYS_msgsnd | libc::SYS_io_uring_enter => false,
         _ => return Suitability::RestartsExactly,
     };
-    if is_timed { Suitability::TimedWait } else { Suitability::EndlessWait }
+    if is_timed {
+        Suitability::TimedWait
+    } else {
+        Suitability::EndlessWait
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +93,10 @@ mod tests {
     #[test]
     fn calls_are_told_apart() {
         let line = |number: i64, fourth: &str| format!("{number} 0x3 0x7f 0x1 {fourth} 0x0 0x0 0x7ffe 0x7f00");
-        assert_eq!(classify(&line(libc::SYS_epoll_wait, "0xffffffff")), Suitability::EndlessWait);
+        assert_eq!(
+            classify(&line(libc::SYS_epoll_wait, "0xffffffff")),
+            Suitability::EndlessWait
+        );
         assert_eq!(classify(&line(libc::SYS_epoll_wait, "0x7d0")), Suitability::TimedWait);
         assert_eq!(classify(&line(libc::SYS_epoll_pwait2, "0x0")), Suitability::EndlessWait);
         assert_eq!(classify(&line(libc::SYS_poll, "0x7d0")), Suitability::RestartsExactly);

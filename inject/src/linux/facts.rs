@@ -64,14 +64,20 @@ impl fmt::Display for Obstacle {
             Self::Oneself => f.write_str("it is this very process"),
             Self::Traced { by, name } => write!(f, "process {by} ({name}) is already tracing it"),
             Self::NotThisArchitecture => f.write_str("it is not a 64-bit process of this machine's architecture"),
-            Self::ShadowStack => f.write_str("it runs with a user shadow stack, which borrowing a thread would violate"),
+            Self::ShadowStack => {
+                f.write_str("it runs with a user shadow stack, which borrowing a thread would violate")
+            }
             Self::Uninterruptible => f.write_str("all of its threads sleep uninterruptibly (D state)"),
             Self::Yama { scope } => write!(f, "ptrace is refused; kernel.yama.ptrace_scope is {scope}"),
             Self::OtherUser { uid } => write!(f, "ptrace is refused; the process belongs to another user (uid {uid})"),
             Self::UserNamespace => f.write_str("ptrace is refused; the process lives in another user namespace"),
             Self::NotDumpable => f.write_str("ptrace is refused; the process has made itself non-dumpable"),
             Self::Refused { errno } => {
-                write!(f, "the kernel refuses access to its memory ({})", nix::errno::Errno::from_raw(*errno).desc())
+                write!(
+                    f,
+                    "the kernel refuses access to its memory ({})",
+                    nix::errno::Errno::from_raw(*errno).desc()
+                )
             }
         }
     }
@@ -90,7 +96,8 @@ impl Obstacle {
             Self::Uninterruptible => "try again when its disk or network file system answers".to_owned(),
             Self::Yama { scope: 3 } => "none before a reboot: this scope forbids ptrace to everybody".to_owned(),
             Self::Yama { .. } => {
-                "run memray as root, or set kernel.yama.ptrace_scope to 0: sudo sysctl kernel.yama.ptrace_scope=0".to_owned()
+                "run memray as root, or set kernel.yama.ptrace_scope to 0: sudo sysctl kernel.yama.ptrace_scope=0"
+                    .to_owned()
             }
             Self::OtherUser { .. } => {
                 "run memray as root (sudo), or in a container with --cap-add=SYS_PTRACE".to_owned()
@@ -106,28 +113,45 @@ impl Obstacle {
 
 /// Collects the facts.
 pub fn facts(pid: i32) -> Facts {
-    let mut facts = Facts { pid, own_uid: nix::unistd::getuid().as_raw(), ..Facts::default() };
+    let mut facts = Facts {
+        pid,
+        own_uid: nix::unistd::getuid().as_raw(),
+        ..Facts::default()
+    };
     facts.exists = pid > 0 && start_ticks(pid).is_some();
     if !facts.exists {
         return facts;
     }
     facts.state = stat_field(pid, 3).and_then(|state| state.chars().next());
     // PF_KTHREAD in the flags.
-    facts.is_kernel_thread = stat_field(pid, 9).and_then(|flags| flags.parse::<u64>().ok()).unwrap_or(0) & 0x20_0000 != 0;
+    facts.is_kernel_thread = stat_field(pid, 9)
+        .and_then(|flags| flags.parse::<u64>().ok())
+        .unwrap_or(0)
+        & 0x20_0000
+        != 0;
     facts.read_status();
     facts.read_thread_states();
     if let Ok(head) = read_head(&format!("/proc/{pid}/exe")) {
         facts.elf_class = head.starts_with(b"\x7fELF").then_some(head[4]);
         facts.elf_machine = facts.elf_class.map(|_| u16::from_le_bytes([head[18], head[19]]));
     }
-    facts.open_error = match std::fs::File::options().read(true).write(true).open(format!("/proc/{pid}/mem")) {
+    facts.open_error = match std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{pid}/mem"))
+    {
         Ok(_) => None,
         Err(error) => error.raw_os_error(),
     };
-    facts.yama_scope =
-        std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().and_then(|text| text.trim().parse().ok());
+    facts.yama_scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     facts.own_may_ptrace = own_capabilities() & CAP_SYS_PTRACE != 0;
-    let namespace = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/user")).map(|metadata| metadata.ino()).ok();
+    let namespace = |pid: &str| {
+        std::fs::metadata(format!("/proc/{pid}/ns/user"))
+            .map(|metadata| metadata.ino())
+            .ok()
+    };
     let (own, theirs) = (namespace("self"), namespace(&pid.to_string()));
     facts.same_user_namespace = theirs.is_none() || own == theirs;
     facts
@@ -156,12 +180,19 @@ impl Facts {
             return Some(Obstacle::Oneself);
         }
         if self.tracer_pid != 0 {
-            return Some(Obstacle::Traced { by: self.tracer_pid, name: self.tracer_name.clone() });
+            return Some(Obstacle::Traced {
+                by: self.tracer_pid,
+                name: self.tracer_name.clone(),
+            });
         }
         if let Some(errno) = self.open_error {
             return Some(self.refusal(errno));
         }
-        if self.elf_class == Some(1) || self.elf_machine.is_some_and(|machine| machine != goblin::elf::header::EM_X86_64) {
+        if self.elf_class == Some(1)
+            || self
+                .elf_machine
+                .is_some_and(|machine| machine != goblin::elf::header::EM_X86_64)
+        {
             return Some(Obstacle::NotThisArchitecture);
         }
         if self.has_shadow_stack {
@@ -188,9 +219,13 @@ impl Facts {
     }
 
     fn read_status(&mut self) {
-        let Ok(text) = std::fs::read(format!("/proc/{}/status", self.pid)) else { return };
+        let Ok(text) = std::fs::read(format!("/proc/{}/status", self.pid)) else {
+            return;
+        };
         for line in String::from_utf8_lossy(&text).lines() {
-            let Some((key, value)) = line.split_once(':') else { continue };
+            let Some((key, value)) = line.split_once(':') else {
+                continue;
+            };
             let mut numbers = value.split_ascii_whitespace();
             match key {
                 "TracerPid" => self.tracer_pid = numbers.next().and_then(|it| it.parse().ok()).unwrap_or(0),
@@ -208,7 +243,9 @@ impl Facts {
     }
 
     fn read_thread_states(&mut self) {
-        let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else { return };
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else {
+            return;
+        };
         self.thread_states = tasks
             .take(THREADS_MAX)
             .filter_map(|task| {

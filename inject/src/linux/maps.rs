@@ -54,7 +54,10 @@ impl Mapping {
             end: u64::from_str_radix(end, 16).ok()?,
             permissions: permissions.as_bytes().try_into().ok()?,
             offset: u64::from_str_radix(offset, 16).ok()?,
-            device: (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?),
+            device: (
+                u32::from_str_radix(major, 16).ok()?,
+                u32::from_str_radix(minor, 16).ok()?,
+            ),
             inode: inode.parse().ok()?,
             // The path is what remains: it may contain spaces.
             path: rest.trim_start_matches(' ').to_owned(),
@@ -73,8 +76,12 @@ mod tests {
 
     #[test]
     fn odd_paths_are_kept_whole() {
-        let map = Mapping::parse("7f00-7f10 r-xp 00001000 fd:01 99                         /a b/li  b.so (deleted)").unwrap();
-        assert_eq!((map.start, map.end, map.offset, map.inode), (0x7f00, 0x7f10, 0x1000, 99));
+        let map =
+            Mapping::parse("7f00-7f10 r-xp 00001000 fd:01 99                         /a b/li  b.so (deleted)").unwrap();
+        assert_eq!(
+            (map.start, map.end, map.offset, map.inode),
+            (0x7f00, 0x7f10, 0x1000, 99)
+        );
         assert_eq!(map.path, "/a b/li  b.so (deleted)");
         assert!(map.is_executable() && !map.is_writable() && !map.is_anonymous());
     }

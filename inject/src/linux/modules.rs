@@ -76,7 +76,8 @@ pub fn modules(process: &Process, maps: &[Mapping]) -> Vec<Module> {
 
 /// Mappings that may be the start of an image.
 pub fn starts(maps: &[Mapping]) -> impl Iterator<Item = &Mapping> {
-    maps.iter().filter(|map| map.offset == 0 && map.inode != 0 && map.is_readable() && map.is_private())
+    maps.iter()
+        .filter(|map| map.offset == 0 && map.inode != 0 && map.is_readable() && map.is_private())
 }
 
 impl Module {
@@ -92,7 +93,9 @@ impl Module {
         let headers_offset = u64_at(&head, 32)?;
         let headers_count = usize::from(u16_at(&head, 56)?).min(PROGRAM_HEADERS_MAX);
         let headers_at = map.start.checked_add(headers_offset)?;
-        let headers = process.read_vec(RemoteAddr(headers_at), headers_count * PROGRAM_HEADER_BYTES).ok()?;
+        let headers = process
+            .read_vec(RemoteAddr(headers_at), headers_count * PROGRAM_HEADER_BYTES)
+            .ok()?;
         let mut loads = Vec::new();
         let mut dynamic = None;
         let mut is_program = false;
@@ -163,11 +166,15 @@ impl Module {
     }
 
     fn read_dynamic(&mut self, process: &Process, at: u64, bytes: u64) {
-        let Ok(entries) = process.read_vec(RemoteAddr(at), bytes.min(DYNAMIC_BYTES_MAX) as usize) else { return };
+        let Ok(entries) = process.read_vec(RemoteAddr(at), bytes.min(DYNAMIC_BYTES_MAX) as usize) else {
+            return;
+        };
         let mut tables = Tables::default();
         let mut plt_is_rela = true;
         for entry in entries.chunks_exact(16) {
-            let (Some(tag), Some(value)) = (u64_at(entry, 0), u64_at(entry, 8)) else { return };
+            let (Some(tag), Some(value)) = (u64_at(entry, 0), u64_at(entry, 8)) else {
+                return;
+            };
             match tag {
                 DT_NULL => break,
                 DT_SYMTAB => tables.symbols = self.absolute(value),
@@ -192,7 +199,10 @@ impl Module {
 
     /// glibc adds the bias to these pointers in memory, musl does not; 0 if it can't be either.
     fn absolute(&self, value: u64) -> u64 {
-        [value, value.wrapping_add(self.bias)].into_iter().find(|&address| self.contains(address)).unwrap_or(0)
+        [value, value.wrapping_add(self.bias)]
+            .into_iter()
+            .find(|&address| self.contains(address))
+            .unwrap_or(0)
     }
 
     /// The index of the first symbol that the image defines; those before it are undefined. The GNU hash table
@@ -218,7 +228,9 @@ impl Module {
         if buckets_count == 0 || bloom_words == 0 || !bloom_words.is_power_of_two() || bloom_shift > 31 {
             return None;
         }
-        let hash = name.bytes().fold(5381_u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)));
+        let hash = name.bytes().fold(5381_u32, |hash, byte| {
+            hash.wrapping_mul(33).wrapping_add(u32::from(byte))
+        });
         let bloom_at = table + 16 + 8 * u64::from(hash / 64 % bloom_words);
         let bloom = process.read_u64(RemoteAddr(bloom_at)).ok()?;
         let mask = 1 << (hash % 64) | 1 << ((hash >> bloom_shift) % 64);
@@ -283,13 +295,20 @@ impl Module {
         if section == 0 || kind == STT_TLS || !self.is_named(process, name_offset, name) {
             return None;
         }
-        Some(Symbol { index, address: value.wrapping_add(self.bias), size, is_ifunc: kind == STT_GNU_IFUNC })
+        Some(Symbol {
+            index,
+            address: value.wrapping_add(self.bias),
+            size,
+            is_ifunc: kind == STT_GNU_IFUNC,
+        })
     }
 
     fn is_named(&self, process: &Process, name_offset: u32, name: &str) -> bool {
         let mut buffer = [0; NAME_BYTES_MAX];
         let wanted = &mut buffer[..=name.len()];
-        process.read(RemoteAddr(self.tables.strings + u64::from(name_offset)), wanted).is_ok()
+        process
+            .read(RemoteAddr(self.tables.strings + u64::from(name_offset)), wanted)
+            .is_ok()
             && &wanted[..name.len()] == name.as_bytes()
             && wanted[name.len()] == 0
     }
@@ -317,4 +336,3 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 pub(super) const fn symbol_bytes() -> usize {
     SYMBOL_BYTES
 }
-

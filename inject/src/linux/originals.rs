@@ -48,8 +48,11 @@ impl Originals {
             .iter()
             .zip(names)
             .map(|(votes, name)| {
-                let most = votes.iter().max_by_key(|(address, count)| (**count, std::cmp::Reverse(**address)));
-                most.map(|(&address, _)| address).or_else(|| would_bind(process, modules, name))
+                let most = votes
+                    .iter()
+                    .max_by_key(|(address, count)| (**count, std::cmp::Reverse(**address)));
+                most.map(|(&address, _)| address)
+                    .or_else(|| would_bind(process, modules, name))
             })
             .collect();
         Self { functions }
@@ -74,13 +77,21 @@ pub fn binding(
     if ours.iter().any(|range| range.contains(&value)) {
         return Binding::Ours;
     }
-    let Some(holder) = modules.iter().position(|module| module.executes(value)) else { return Binding::Unknown };
+    let Some(holder) = modules.iter().position(|module| module.executes(value)) else {
+        return Binding::Unknown;
+    };
     let defines = |module: &Module| {
-        module.symbol(process, names[slot.name]).is_some_and(|symbol| !symbol.is_ifunc && symbol.address == value)
+        module
+            .symbol(process, names[slot.name])
+            .is_some_and(|symbol| !symbol.is_ifunc && symbol.address == value)
     };
     if holder == module {
         // Its own code: its own definition, or the stub that will have it bound.
-        return if defines(&modules[holder]) { Binding::Bound(value) } else { Binding::Lazy };
+        return if defines(&modules[holder]) {
+            Binding::Bound(value)
+        } else {
+            Binding::Lazy
+        };
     }
     if !modules[holder].is_program || defines(&modules[holder]) {
         return Binding::Bound(value);

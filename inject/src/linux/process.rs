@@ -29,13 +29,22 @@ impl Process {
     /// Opens a process for reading and writing. Needs the right to ptrace it.
     pub fn open(pid: i32) -> Result<Self, Error> {
         let start_ticks = start_ticks(pid).ok_or(Error::Gone { pid })?;
-        let pidfd = open_pidfd(pid).map_err(|error| Error::Proc { file: "(pidfd)", pid, error })?;
+        let pidfd = open_pidfd(pid).map_err(|error| Error::Proc {
+            file: "(pidfd)",
+            pid,
+            error,
+        })?;
         let mem = open_mem(pid)?;
         // The pidfd and the mem file name the same process if the start time is still the same.
         if self::start_ticks(pid) != Some(start_ticks) {
             return Err(Error::Gone { pid });
         }
-        Ok(Self { pid, start_ticks, mem: Arc::new(mem), pidfd: Arc::new(pidfd) })
+        Ok(Self {
+            pid,
+            start_ticks,
+            mem: Arc::new(mem),
+            pidfd: Arc::new(pidfd),
+        })
     }
 
     pub fn pid(&self) -> i32 {
@@ -61,26 +70,42 @@ impl Process {
     }
 
     pub fn maps(&self) -> Result<Vec<Mapping>, Error> {
-        let failed = |error| Error::Proc { file: "maps", pid: self.pid, error };
+        let failed = |error| Error::Proc {
+            file: "maps",
+            pid: self.pid,
+            error,
+        };
         let mut text = Vec::new();
         let file = File::open(format!("/proc/{}/maps", self.pid)).map_err(failed)?;
         io::Read::read_to_end(&mut io::Read::take(file, MAPS_BYTES_MAX), &mut text).map_err(failed)?;
         let maps = maps::parse(&String::from_utf8_lossy(&text));
-        if maps.is_empty() { Err(Error::Gone { pid: self.pid }) } else { Ok(maps) }
+        if maps.is_empty() {
+            Err(Error::Gone { pid: self.pid })
+        } else {
+            Ok(maps)
+        }
     }
 
     /// The ids of its threads.
     pub fn tids(&self) -> Result<Vec<i32>, Error> {
-        let failed = |error| Error::Proc { file: "task", pid: self.pid, error };
+        let failed = |error| Error::Proc {
+            file: "task",
+            pid: self.pid,
+            error,
+        };
         let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_err(failed)?;
-        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+        Ok(entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect())
     }
 
     /// Fills the buffer, or fails as a whole.
     pub fn read(&self, address: RemoteAddr, buffer: &mut [u8]) -> Result<(), Error> {
-        self.mem
-            .read_exact_at(buffer, address.0)
-            .map_err(|error| Error::Read { address, bytes: buffer.len(), error })
+        self.mem.read_exact_at(buffer, address.0).map_err(|error| Error::Read {
+            address,
+            bytes: buffer.len(),
+            error,
+        })
     }
 
     pub fn read_u64(&self, address: RemoteAddr) -> Result<u64, Error> {
@@ -98,9 +123,11 @@ impl Process {
 
     /// Writes bytes that nobody reads meanwhile.
     pub fn write(&self, address: RemoteAddr, bytes: &[u8]) -> Result<(), Error> {
-        self.mem
-            .write_all_at(bytes, address.0)
-            .map_err(|error| Error::Write { address, bytes: bytes.len(), error })
+        self.mem.write_all_at(bytes, address.0).map_err(|error| Error::Write {
+            address,
+            bytes: bytes.len(),
+            error,
+        })
     }
 
     /// Stores one aligned word, so that whoever reads it meanwhile sees the old or the new value
@@ -110,7 +137,11 @@ impl Process {
             return Err(Error::Unaligned(address));
         }
         let bytes = value.to_le_bytes();
-        let failed = |error| Error::Write { address, bytes: 8, error };
+        let failed = |error| Error::Write {
+            address,
+            bytes: 8,
+            error,
+        };
         match self.mem.write_at(&bytes, address.0).map_err(failed)? {
             8 => Ok(()),
             _ => Err(failed(io::Error::from(io::ErrorKind::WriteZero))),
@@ -138,13 +169,19 @@ pub fn stat_field(pid: i32, number: usize) -> Option<String> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&text);
     let (_, rest) = text.rsplit_once(") ")?;
-    rest.split_ascii_whitespace().nth(number.checked_sub(3)?).map(str::to_owned)
+    rest.split_ascii_whitespace()
+        .nth(number.checked_sub(3)?)
+        .map(str::to_owned)
 }
 
 /// Opens the memory through the leader, or, where that is a zombie, through another thread.
 fn open_mem(pid: i32) -> Result<File, Error> {
     let open = |path: String| File::options().read(true).write(true).open(path);
-    let failed = |error| Error::Proc { file: "mem", pid, error };
+    let failed = |error| Error::Proc {
+        file: "mem",
+        pid,
+        error,
+    };
     let leader = open(format!("/proc/{pid}/mem"));
     let is_usable = |file: &File| {
         // A file of a zombie opens, and reads nothing: an end, not an error.
@@ -158,7 +195,12 @@ fn open_mem(pid: i32) -> Result<File, Error> {
     }
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)?;
     tasks
-        .filter_map(|task| task.ok()?.file_name().to_str().map(|tid| format!("/proc/{pid}/task/{tid}/mem")))
+        .filter_map(|task| {
+            task.ok()?
+                .file_name()
+                .to_str()
+                .map(|tid| format!("/proc/{pid}/task/{tid}/mem"))
+        })
         .filter_map(|path| open(path).ok())
         .find(is_usable)
         .ok_or(Error::Gone { pid })
@@ -193,7 +235,10 @@ fn pidfd_exit_status(pidfd: &OwnedFd) -> Option<i32> {
     // _IOWR(0xff, 11, struct pidfd_info).
     const SIZE: u64 = size_of::<PidfdInfo>() as u64;
     const PIDFD_GET_INFO: u64 = 3 << 30 | SIZE << 16 | 0xff << 8 | 11;
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
     // SAFETY: the request's size field tells the kernel how much it may write: exactly this struct.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &mut info) };
     (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)

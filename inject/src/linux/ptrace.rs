@@ -97,15 +97,26 @@ impl Seized {
         let wanted = bytes.len();
         let got = self.get_regset("GETREGSET", NT_PRSTATUS, bytes)?;
         if got != wanted {
-            return Err(Error::Unexpected { what: "has registers of another architecture", tid: self.tid });
+            return Err(Error::Unexpected {
+                what: "has registers of another architecture",
+                tid: self.tid,
+            });
         }
         Ok(registers)
     }
 
     pub fn set_registers(&self, registers: &Registers) -> Result<(), Error> {
         let bytes = registers.as_bytes();
-        let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-        self.request("SETREGSET", libc::PTRACE_SETREGSET, NT_PRSTATUS as usize, &raw mut vector as usize)
+        let mut vector = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        self.request(
+            "SETREGSET",
+            libc::PTRACE_SETREGSET,
+            NT_PRSTATUS as usize,
+            &raw mut vector as usize,
+        )
     }
 
     /// The xsave area, as the kernel would write it into a signal frame except for its software bytes.
@@ -118,24 +129,43 @@ impl Seized {
 
     pub fn signal_mask(&self) -> Result<u64, Error> {
         let mut mask = 0_u64;
-        self.request("GETSIGMASK", PTRACE_GETSIGMASK, size_of::<u64>(), &raw mut mask as usize)?;
+        self.request(
+            "GETSIGMASK",
+            PTRACE_GETSIGMASK,
+            size_of::<u64>(),
+            &raw mut mask as usize,
+        )?;
         Ok(mask)
     }
 
     pub fn set_signal_mask(&self, mask: u64) -> Result<(), Error> {
-        self.request("SETSIGMASK", PTRACE_SETSIGMASK, size_of::<u64>(), &raw const mask as usize)
+        self.request(
+            "SETSIGMASK",
+            PTRACE_SETSIGMASK,
+            size_of::<u64>(),
+            &raw const mask as usize,
+        )
     }
 
     /// Where the thread has its rseq area; `None` on kernels that can't tell (before 5.13).
     pub fn rseq(&self) -> Option<RseqConfiguration> {
         let mut configuration = RseqConfiguration::default();
         let at = &raw mut configuration as usize;
-        self.request("GET_RSEQ", PTRACE_GET_RSEQ_CONFIGURATION, size_of::<RseqConfiguration>(), at).ok()?;
+        self.request(
+            "GET_RSEQ",
+            PTRACE_GET_RSEQ_CONFIGURATION,
+            size_of::<RseqConfiguration>(),
+            at,
+        )
+        .ok()?;
         Some(configuration)
     }
 
     fn get_regset(&self, name: &'static str, set: i64, bytes: &mut [u8]) -> Result<usize, Error> {
-        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        let mut vector = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
         self.request(name, libc::PTRACE_GETREGSET, set as usize, &raw mut vector as usize)?;
         Ok(vector.iov_len.min(bytes.len()))
     }
@@ -148,7 +178,11 @@ impl Seized {
     fn request(&self, name: &'static str, what: u32, address: usize, data: usize) -> Result<(), Error> {
         request(what, self.tid, address, data).map_err(|errno| match errno {
             Errno::ESRCH => Error::Gone { pid: self.tid },
-            errno => Error::Ptrace { request: name, tid: self.tid, errno },
+            errno => Error::Ptrace {
+                request: name,
+                tid: self.tid,
+                errno,
+            },
         })
     }
 
@@ -175,7 +209,13 @@ impl Seized {
             // nix knows no real-time signals: a status it can't parse is a stop by one of them, whose number
             // is lost. Such a signal was queued before all were blocked; it is asked for below.
             Err(Errno::EINVAL) => Stop::Signal(self.stop_signal()?),
-            Err(errno) => return Err(Error::Ptrace { request: "wait", tid: self.tid, errno }),
+            Err(errno) => {
+                return Err(Error::Ptrace {
+                    request: "wait",
+                    tid: self.tid,
+                    errno,
+                });
+            }
         };
         self.is_stopped = true;
         Ok(Some(stop))
@@ -214,4 +254,3 @@ fn request(what: u32, tid: i32, address: usize, data: usize) -> Result<(), Errno
     let result = unsafe { libc::ptrace(what, tid, address, data) };
     if result < 0 { Err(Errno::last()) } else { Ok(()) }
 }
-

@@ -12,7 +12,9 @@ const VALUES: [u64; 2] = [0x0101_0101_0101_0101, 0xfefe_fefe_fefe_fefe];
 /// Flips a word from outside while another thread reads it. False if a mix was ever seen, or if the memory
 /// file can't be written at all.
 pub fn words_are_written_whole() -> bool {
-    let Ok(mem) = File::options().read(true).write(true).open("/proc/self/mem") else { return false };
+    let Ok(mem) = File::options().read(true).write(true).open("/proc/self/mem") else {
+        return false;
+    };
     let word = AtomicU64::new(VALUES[0]);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {

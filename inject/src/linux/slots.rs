@@ -47,11 +47,19 @@ pub fn slots(process: &Process, module: &Module, names: &[&str]) -> Vec<Slot> {
     let tables = module.tables;
     let all = tables.rela_bytes / RELA_BYTES;
     let relative = tables.relative_count.min(all);
-    for (table, first, count) in
-        [(tables.rela, relative, all), (tables.plt_rela, 0, tables.plt_rela_bytes / RELA_BYTES)]
-    {
+    for (table, first, count) in [
+        (tables.rela, relative, all),
+        (tables.plt_rela, 0, tables.plt_rela_bytes / RELA_BYTES),
+    ] {
         if table != 0 {
-            read_table(process, module, table, first..count.min(RELOCATIONS_MAX), &symbols, &mut slots);
+            read_table(
+                process,
+                module,
+                table,
+                first..count.min(RELOCATIONS_MAX),
+                &symbols,
+                &mut slots,
+            );
         }
     }
     slots.sort_unstable_by_key(|slot| slot.address);
@@ -68,10 +76,14 @@ fn wanted_symbols(process: &Process, module: &Module, names: &[&str]) -> HashMap
         .filter_map(|(name_index, name)| Some((module.symbol(process, name)?.index, name_index)))
         .collect();
     let count = module.undefined_symbols(process) as usize;
-    let Ok(symbols) = process.read_vec(RemoteAddr(module.tables.symbols), count * symbol_bytes()) else { return wanted };
+    let Ok(symbols) = process.read_vec(RemoteAddr(module.tables.symbols), count * symbol_bytes()) else {
+        return wanted;
+    };
     let whole = module.tables.strings_bytes <= STRINGS_BYTES_WHOLE;
     let strings = if whole {
-        process.read_vec(RemoteAddr(module.tables.strings), module.tables.strings_bytes as usize).ok()
+        process
+            .read_vec(RemoteAddr(module.tables.strings), module.tables.strings_bytes as usize)
+            .ok()
     } else {
         None
     };
@@ -82,10 +94,18 @@ fn wanted_symbols(process: &Process, module: &Module, names: &[&str]) -> HashMap
             Some(strings) => strings.get(offset as usize..).unwrap_or_default(),
             None => {
                 let at = RemoteAddr(module.tables.strings + u64::from(offset));
-                if process.read(at, &mut buffer).is_err() { &[] } else { &buffer[..] }
+                if process.read(at, &mut buffer).is_err() {
+                    &[]
+                } else {
+                    &buffer[..]
+                }
             }
         };
-        let name = &name[..name.iter().take(NAME_BYTES_MAX).position(|&byte| byte == 0).unwrap_or(0)];
+        let name = &name[..name
+            .iter()
+            .take(NAME_BYTES_MAX)
+            .position(|&byte| byte == 0)
+            .unwrap_or(0)];
         if let Some(name_index) = names.iter().position(|wanted| wanted.as_bytes() == name) {
             wanted.insert(index as u32, name_index);
         }
@@ -105,7 +125,9 @@ fn read_table(
     while next < entries.end {
         let count = (entries.end - next).min(CHUNK);
         let at = RemoteAddr(table + next * RELA_BYTES);
-        let Ok(bytes) = process.read_vec(at, (count * RELA_BYTES) as usize) else { return };
+        let Ok(bytes) = process.read_vec(at, (count * RELA_BYTES) as usize) else {
+            return;
+        };
         for entry in bytes.chunks_exact(RELA_BYTES as usize) {
             if let Some(slot) = read_entry(process, module, entry, symbols) {
                 slots.push(slot);
@@ -116,7 +138,12 @@ fn read_table(
 }
 
 fn read_entry(process: &Process, module: &Module, entry: &[u8], symbols: &HashMap<u32, usize>) -> Option<Slot> {
-    let (offset, kind, symbol, addend) = (u64_at(entry, 0)?, u32_at(entry, 8)?, u32_at(entry, 12)?, u64_at(entry, 16)?);
+    let (offset, kind, symbol, addend) = (
+        u64_at(entry, 0)?,
+        u32_at(entry, 8)?,
+        u32_at(entry, 12)?,
+        u64_at(entry, 16)?,
+    );
     let name = *symbols.get(&symbol)?;
     let relocation = match kind {
         R_X86_64_JUMP_SLOT => Relocation::JumpSlot,
@@ -129,5 +156,10 @@ fn read_entry(process: &Process, module: &Module, entry: &[u8], symbols: &HashMa
     if address % 8 != 0 || !module.contains(address) {
         return None;
     }
-    Some(Slot { address, name, relocation, value: process.read_u64(RemoteAddr(address)).ok()? })
+    Some(Slot {
+        address,
+        name,
+        relocation,
+        value: process.read_u64(RemoteAddr(address)).ok()?,
+    })
 }

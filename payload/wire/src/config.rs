@@ -148,6 +148,6 @@ pub const CONFIG_WORDS: usize = core::mem::size_of::<Config>() / 8;
 // No padding anywhere: 26 u32 then two u64; region, real, ring_mask then six u32.
 const _: () = assert!(core::mem::size_of::<PythonLayout>() == 26 * 4 + 16);
 const _: () = assert!(core::mem::size_of::<Config>() == 8 + HOOK_COUNT * 8 + 8 + 6 * 4 + 26 * 4 + 16);
-const _: () = assert!(core::mem::size_of::<Config>() % 8 == 0);
+const _: () = assert!(core::mem::size_of::<Config>().is_multiple_of(8));
 // The naked dlopen and dlsym hooks address `real` at this offset.
 const _: () = assert!(core::mem::offset_of!(Config, real) == 8);

@@ -102,4 +102,4 @@ const _: () = assert!(core::mem::offset_of!(LandingHeader, session) == 120);
 const _: () = assert!(core::mem::size_of::<LandingHeader>() == 120 + 7 * 8 + PATH_BYTES_MAX);
 const _: () = assert!(core::mem::size_of::<LandingHeader>() <= crate::PAGE_BYTES as usize);
 const _: () = assert!(core::mem::size_of::<JournalEntry>() == 32);
-const _: () = assert!(JOURNAL_BYTES % crate::PAGE_BYTES == 0);
+const _: () = assert!(JOURNAL_BYTES.is_multiple_of(crate::PAGE_BYTES));

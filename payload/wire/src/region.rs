@@ -140,5 +140,5 @@ const _: () = assert!(core::mem::size_of::<RegionHeader>() == 256);
 const _: () = assert!(core::mem::offset_of!(RegionHeader, tail) == 64);
 const _: () = assert!(core::mem::offset_of!(RegionHeader, modules_changed) == 128);
 const _: () = assert!(core::mem::offset_of!(RegionHeader, losses) == 192);
-const _: () = assert!(RING_OFFSET % PAGE_BYTES == 0);
+const _: () = assert!(RING_OFFSET.is_multiple_of(PAGE_BYTES));
 const _: () = assert!(THREAD_ENTRIES <= 1 << 16);

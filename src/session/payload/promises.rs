@@ -1,1 +1,212 @@
+//! goblin holds the finished image to what its makers promise: [`super::IMAGE`] can be placed anywhere, by anyone who
+//! can copy bytes, and runs without anything else.
 
+use super::*;
+use goblin::elf::program_header::{PT_GNU_STACK, PT_INTERP, PT_TLS};
+use goblin::elf::section_header::{SHF_ALLOC, SHN_UNDEF};
+use std::mem::offset_of;
+use wire::Hook;
+use wire::config::Config;
+
+fn elf() -> Elf<'static> {
+    Elf::parse(IMAGE).expect("the embedded payload is an ELF file")
+}
+
+#[test]
+fn it_needs_nobody() {
+    let elf = elf();
+    assert!(elf.libraries.is_empty(), "DT_NEEDED: {:?}", elf.libraries);
+    assert_eq!(elf.interpreter, None);
+    for symbol in elf
+        .dynsyms
+        .iter()
+        .chain(elf.syms.iter())
+        .filter(|symbol| symbol.st_name != 0)
+    {
+        let name = elf
+            .strtab
+            .get_at(symbol.st_name)
+            .or(elf.dynstrtab.get_at(symbol.st_name));
+        assert_ne!(symbol.st_shndx, SHN_UNDEF as usize, "undefined: {name:?}");
+    }
+    for header in &elf.program_headers {
+        assert!(![PT_TLS, PT_INTERP].contains(&header.p_type), "{header:?}");
+    }
+    let tables = [&elf.dynrelas, &elf.dynrels, &elf.pltrelocs];
+    for relocation in tables.into_iter().flat_map(|table| table.iter()) {
+        assert_eq!(
+            (relocation.r_type, relocation.r_sym),
+            (R_X86_64_RELATIVE, 0),
+            "{relocation:?}"
+        );
+    }
+    let constructors = [".init", ".init_array", ".ctors", ".fini", ".fini_array"];
+    let sections: Vec<_> = elf
+        .section_headers
+        .iter()
+        .filter_map(|header| elf.shdr_strtab.get_at(header.sh_name))
+        .collect();
+    assert!(sections.iter().all(|name| !constructors.contains(name)), "{sections:?}");
+}
+
+#[test]
+fn it_cannot_panic() {
+    let elf = elf();
+    assert!(elf.syms.len() > HOOK_COUNT, "the symbol table is there to be searched");
+    let names = elf.syms.iter().filter_map(|symbol| elf.strtab.get_at(symbol.st_name));
+    let bad: Vec<_> = names
+        .filter(|name| {
+            ["panic", "unwind", "personality"]
+                .iter()
+                .any(|word| name.contains(word))
+        })
+        .collect();
+    assert!(bad.is_empty(), "{bad:?}");
+}
+
+#[test]
+fn no_page_is_writable_and_executable_and_the_landing_stays_small() {
+    let elf = elf();
+    for header in &elf.program_headers {
+        let executable = header.p_flags & PF_X != 0;
+        assert!(!(executable && header.p_flags & PF_W != 0), "{header:?}");
+        assert!(!(executable && header.p_type == PT_GNU_STACK), "an executable stack");
+    }
+    let image = image().unwrap();
+    assert!(image.span_bytes + PAGE_BYTES <= 64 * 1024, "{} bytes", image.span_bytes);
+    assert_eq!(image.segments.iter().filter(|segment| segment.executable).count(), 1);
+    assert!(!image.text().is_empty());
+}
+
+#[test]
+fn config_and_flag_are_alone_on_their_pages_and_start_out_empty() {
+    let elf = elf();
+    let image = image().unwrap();
+    assert_ne!(image.config_offset, image.flag_offset);
+    for (name, page) in [
+        ("memray_config", image.config_offset),
+        ("memray_flag", image.flag_offset),
+    ] {
+        let range = page..page + PAGE_BYTES;
+        for symbol in elf.syms.iter().filter(|symbol| range.contains(&symbol.st_value)) {
+            let other = elf.strtab.get_at(symbol.st_name);
+            assert!(other == Some(name) || symbol.st_size == 0, "{other:?} lies with {name}");
+        }
+        for section in elf
+            .section_headers
+            .iter()
+            .filter(|section| section.sh_flags & SHF_ALLOC as u64 != 0)
+        {
+            let overlaps = section.sh_addr < range.end && range.start < section.sh_addr + section.sh_size;
+            let fits = section.sh_addr <= range.start && range.end <= section.sh_addr + section.sh_size;
+            assert!(!overlaps || fits, "{section:?} reaches into the page of {name}");
+        }
+        assert!(
+            image
+                .relocations
+                .iter()
+                .all(|relocation| !range.contains(&relocation.offset))
+        );
+    }
+    let bytes = image.materialise(0x7f12_3456_7000);
+    let at = |offset: u64, bytes_count: usize| &bytes[offset as usize..offset as usize + bytes_count];
+    assert!(at(image.flag_offset, PAGE_BYTES as usize).iter().all(|byte| *byte == 0));
+    let words: Vec<u8> = Config::EMPTY
+        .words()
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    assert_eq!(at(image.config_offset, words.len()), words);
+    assert!(
+        at(image.config_offset, PAGE_BYTES as usize)[words.len()..]
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+}
+
+/// The jump is what keeps the caller's return address for dlopen and dlsym, and what makes a hook that is off cheap.
+#[test]
+fn every_entry_ends_in_a_jump_through_its_own_word_of_the_config() {
+    let elf = elf();
+    let image = image().unwrap();
+    let bytes = image.materialise(0);
+    for (_, hook) in HOOKED_SYMBOLS {
+        let symbol = symbol(&elf, hook.payload_symbol()).unwrap();
+        assert_eq!(symbol.st_value, image.hook_offsets[*hook as usize]);
+        let end = (symbol.st_value + symbol.st_size) as usize;
+        let jump = &bytes[end - 6..end];
+        assert_eq!(jump[..2], [0xff, 0x25], "{hook:?}: jmp qword ptr [rip + displacement]");
+        let displacement = i32::from_le_bytes(jump[2..].try_into().unwrap());
+        let word = image.config_offset + offset_of!(Config, real) as u64 + 8 * *hook as u64;
+        assert_eq!((end as u64).wrapping_add_signed(displacement as i64), word, "{hook:?}");
+    }
+    // Only the looking ones call before they jump; the others jump at once when off.
+    assert!(
+        symbol(&elf, Hook::Dlsym.payload_symbol()).unwrap().st_size
+            > symbol(&elf, Hook::Malloc.payload_symbol()).unwrap().st_size
+    );
+}
+
+#[test]
+fn relocated_words_hold_addresses_at_the_base() {
+    let image = image().unwrap();
+    let (low, high) = (image.materialise(0), image.materialise(0x7f00_0000_0000));
+    assert_eq!(low.len() as u64, image.span_bytes);
+    let word = |bytes: &[u8], offset: u64| u64::from_le_bytes(bytes[offset as usize..][..8].try_into().unwrap());
+    let mut relocated = Vec::new();
+    for relocation in &image.relocations {
+        assert_eq!(
+            word(&high, relocation.offset) - word(&low, relocation.offset),
+            0x7f00_0000_0000
+        );
+        assert!(word(&low, relocation.offset) < image.span_bytes);
+        relocated.extend(relocation.offset..relocation.offset + 8);
+    }
+    let differing = (0..image.span_bytes).filter(|at| low[*at as usize] != high[*at as usize]);
+    assert!(
+        differing.into_iter().all(|at| relocated.contains(&at)),
+        "only relocated words depend on the base"
+    );
+}
+
+#[test]
+fn segments_are_whole_pages_that_cover_what_the_file_says() {
+    let (elf, image) = (elf(), image().unwrap());
+    let bytes = image.materialise(0);
+    for header in elf.program_headers.iter().filter(|header| header.p_type == PT_LOAD) {
+        let inside = |s: &&Segment| s.offset <= header.p_vaddr && header.p_vaddr + header.p_memsz <= s.offset + s.bytes;
+        let segment = image.segments.iter().find(inside).expect("covered");
+        assert!(segment.offset.is_multiple_of(PAGE_BYTES) && segment.bytes.is_multiple_of(PAGE_BYTES));
+        assert_eq!(segment.executable, header.p_flags & PF_X != 0);
+        if segment.executable {
+            let file = &IMAGE[header.file_range()];
+            assert_eq!(&bytes[header.p_vaddr as usize..][..file.len()], file);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_image_is_refused_or_read_and_never_panics() {
+    for length in (0..IMAGE.len()).step_by(97) {
+        let _ = Image::parse(&IMAGE[..length]);
+    }
+    assert!(Image::parse(&IMAGE[..64]).is_err());
+    let headers = 0x400.min(IMAGE.len());
+    for at in 0..headers {
+        for value in [0, 0x7f, 0xff] {
+            let mut damaged = IMAGE.to_vec();
+            damaged[at] = value;
+            if let Ok(image) = Image::parse(&damaged) {
+                image.materialise(u64::MAX);
+            }
+        }
+    }
+    let mut other = IMAGE.to_vec();
+    let last = other.len() - 1;
+    other[last] ^= 1;
+    if let Ok(other) = Image::parse(&other) {
+        assert_ne!(other.digest, image().unwrap().digest);
+    }
+    // A known value of FNV-1a.
+    assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+}

@@ -70,8 +70,24 @@ pub fn build(registers: &Registers, mask: u64, xstate: &[u8], restorer: u64) -> 
     put(UC_FLAGS, FLAGS);
     put(UC_STACK_FLAGS, u64::from(STACK_FLAGS_INVALID));
     let general = [
-        back.r8, back.r9, back.r10, back.r11, back.r12, back.r13, back.r14, back.r15, back.rdi, back.rsi, back.rbp,
-        back.rbx, back.rdx, back.rax, back.rcx, back.rsp, back.rip, back.eflags,
+        back.r8,
+        back.r9,
+        back.r10,
+        back.r11,
+        back.r12,
+        back.r13,
+        back.r14,
+        back.r15,
+        back.rdi,
+        back.rsi,
+        back.rbp,
+        back.rbx,
+        back.rdx,
+        back.rax,
+        back.rcx,
+        back.rsp,
+        back.rip,
+        back.eflags,
     ];
     for (index, value) in general.into_iter().enumerate() {
         put(UC_REGISTERS + 8 * index, value);
@@ -103,7 +119,10 @@ fn frame_xstate_bytes(xstate: &[u8]) -> Option<usize> {
     if supported & AMX == 0 || u64_at(xstate, XSTATE_BV) & AMX != 0 {
         return Some(xstate.len());
     }
-    let end = (2..63).filter(|component| (supported & !AMX) >> component & 1 != 0).map(component_end).max();
+    let end = (2..63)
+        .filter(|component| (supported & !AMX) >> component & 1 != 0)
+        .map(component_end)
+        .max();
     Some(end.unwrap_or(0).clamp(XSTATE_BYTES_MIN, xstate.len()))
 }
 

@@ -85,7 +85,12 @@ impl Registers {
         if !self.is_in_syscall() || !is_interrupted {
             return *self;
         }
-        Self { rax: self.orig_rax, rip: self.rip.wrapping_sub(SYSCALL_BYTES), orig_rax: u64::MAX, ..*self }
+        Self {
+            rax: self.orig_rax,
+            rip: self.rip.wrapping_sub(SYSCALL_BYTES),
+            orig_rax: u64::MAX,
+            ..*self
+        }
     }
 
     /// The borrowed state: about to execute the `syscall; ret` at `gadget`, on a stack whose next word is the
@@ -104,6 +109,15 @@ impl Registers {
     /// The borrowed state with a system call and its arguments.
     pub fn calling(&self, number: u64, arguments: [u64; 6]) -> Self {
         let [rdi, rsi, rdx, r10, r8, r9] = arguments;
-        Self { rax: number, rdi, rsi, rdx, r10, r8, r9, ..*self }
+        Self {
+            rax: number,
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8,
+            r9,
+            ..*self
+        }
     }
 }
