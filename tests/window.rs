@@ -244,8 +244,10 @@ fn returns_once_live_with_an_output_and_no_duration() {
         .assert_says(&format!("memray detach {pid}"))
         .assert_plain();
     // Live: what happens from now on is recorded.
-    target.ask("quiet", "ok");
-    target.ask("busy", "ok");
+    for _ in 0..20 {
+        target.ask("quiet", "ok");
+        target.ask("busy", "ok");
+    }
     let detach = Tool::new(&["detach", &pid]).succeed();
     detach.assert_says(&capture).assert_plain();
     assert_complete(&capture);
