@@ -48,17 +48,15 @@ impl Snapshot {
     pub fn take(pid: u32) -> Self {
         let maps = maps(pid);
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the target's status");
-        let rss = status
+        // First, because reading them maps their pages into the target.
+        let slots = slots(pid, &maps);
+        // Not VmRSS, whose counters lag behind by up to some hundred pages.
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the target's RSS");
+        let rss_kb = rollup
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("VmRSS");
-        let rss_kb = rss
-            .split_whitespace()
-            .next()
-            .and_then(|text| text.parse().ok())
-            .expect("VmRSS is a number");
+            .find_map(|line| line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?.parse().ok())
+            .expect("Rss is a number");
         let signals = [
-            "SigQ:",
             "SigPnd:",
             "ShdPnd:",
             "SigBlk:",
@@ -73,7 +71,7 @@ impl Snapshot {
         Self {
             fds: links(&format!("/proc/{pid}/fd")),
             threads: threads(pid),
-            slots: slots(pid, &maps),
+            slots,
             rss_kb,
             signals: signals.map(str::to_owned).collect(),
             maps: maps.into_iter().collect(),
