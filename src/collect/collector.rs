@@ -4,10 +4,10 @@ use super::definitions::{Assembly, Defined, Definitions};
 use super::ranges::{Range, Ranges};
 use super::ring::{Next, RawRecord, RingReader};
 use crate::capture::{Frame, Losses, Writer};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::atomic::Ordering;
 use wire::Allocator;
-use wire::region::THREAD_ENTRIES;
+use wire::region::{ABANDONED, THREAD_ENTRIES};
 use wire::ring::{Kind, REALLOC_BEGUN, REALLOC_FAILED, word_flags, word_kind, word_thread};
 
 /// Where a thread's name comes from; asked once for each thread, while it probably still lives.
@@ -171,7 +171,25 @@ impl Collector {
             taken += 1;
         }
         self.reader.publish();
+        let abandoned = &self.reader.region().header().abandoned;
+        if abandoned.load(Ordering::Relaxed) == ABANDONED {
+            // The tool was held up for seconds and writers gave up on it. It is back.
+            abandoned.store(0, Ordering::Release);
+        }
         taken
+    }
+
+    /// Frees the table entries of threads that are not among the living, by their kernel ids as the tracee sees
+    /// them. By the protocol of `ThreadEntry`: a new thread may be claiming an entry right now.
+    pub fn release_dead_threads(&self, living: &FxHashSet<u32>) {
+        for entry in self.reader.region().threads() {
+            let pointer = entry.thread_pointer.load(Ordering::Acquire);
+            let tid = entry.tid.load(Ordering::Acquire);
+            let is_dead = pointer != 0 && tid != 0 && !living.contains(&tid);
+            if is_dead && entry.tid.compare_exchange(tid, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                let _ = entry.thread_pointer.compare_exchange(pointer, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
     }
 
     fn take(&mut self, record: RawRecord) {

@@ -16,6 +16,8 @@ pub enum Error {
     Python(python::FindError),
     Output(OutputError),
     Write(WriteError),
+    /// An aligned word written through `/proc/PID/mem` was seen half-written on this machine.
+    TornWords,
     /// A step with the region's memfd.
     Memfd(&'static str, std::io::Error),
     Guardian(std::io::Error),
@@ -31,7 +33,7 @@ pub enum Error {
     NothingToHook,
     /// The modules have more slots than the journal has room for.
     TooManySlots(usize),
-    /// A landing of a layout that this build does not know.
+    /// Something that a working build never meets.
     Internal(String),
 }
 
@@ -44,7 +46,10 @@ impl fmt::Display for Error {
             Self::Python(error) => write!(f, "{error}"),
             Self::Output(error) => write!(f, "{error}"),
             Self::Write(error) => write!(f, "{error}"),
-            Self::Memfd(step, error) => write!(f, "the ring's memory cannot be {}: {}", past(step), error_text(error)),
+            Self::Memfd(step, error) => write!(f, "the ring's memory cannot be {step}: {}", error_text(error)),
+            Self::TornWords => {
+                f.write_str("this kernel does not write words of another process as a whole, so slots can't be changed safely")
+            }
             Self::Guardian(error) => write!(f, "the guardian process cannot be started: {}", error_text(error)),
             Self::Busy { owner, owner_name, .. } => write!(
                 f,
@@ -83,19 +88,12 @@ impl Error {
             Self::ForeignOwner(_, name) => Some(format!("run memray detach as {name} or as root")),
             Self::ElsewhereOwned(_) => Some("run memray detach in the container where it was attached".to_owned()),
             Self::NothingToHook => Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned()),
-            Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
+            Self::TornWords | Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
         }
     }
 }
 
-fn past(step: &str) -> String {
-    match step {
-        "size" => "sized".to_owned(),
-        step => format!("{step}ed"),
-    }
-}
-
-/// Local wall-clock time of milliseconds since the epoch, e.g. `2026-01-31 14:05:09 UTC`.
+/// Wall-clock time of milliseconds since the epoch, e.g. `2026-01-31 14:05:09 UTC`.
 fn clock_text(ms: u64) -> String {
     let seconds = ms / 1000;
     let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);

@@ -38,7 +38,7 @@ pub struct Placed {
     pub pause: Pause,
 }
 
-/// Maps what is missing. `existing` is a landing whose image is ours.
+/// Maps what is missing, or nothing. `existing` is a landing whose image is ours.
 pub fn place(
     process: &Process,
     maps: &[Mapping],
@@ -56,36 +56,57 @@ pub fn place(
         landing.begin_session(process, mark)?;
     }
     let ((landing, region, memfd), pause) = inject::with_borrowed_thread(process, maps, options, |thread| {
-        let mut landing = match existing {
-            Some(landing) => landing,
-            None => map_landing(process, thread, image, mark)?,
-        };
-        landing.refresh(process);
-        let memfd_number = create_memfd(thread, landing.base + NAME_OFFSET)?;
-        let memfd = open_memfd(process, thread, memfd_number, region_bytes(ring_slots))?;
-        let journal = map_reservation(thread, reusable, reservation_bytes)?;
-        let region = journal + JOURNAL_BYTES;
-        thread.mmap(
-            RemoteAddr(region),
-            region_bytes(ring_slots),
-            READ_WRITE,
-            (libc::MAP_SHARED | libc::MAP_FIXED) as u64,
-            memfd_number as i64,
-        )?;
-        close_memfd(process, thread, memfd_number, &memfd)?;
-        // A core dump of the target needs none of it. Not MADV_DONTFORK: a child forked by a signal handler
-        // that interrupted a hook would fault.
-        let _ = thread.madvise(RemoteAddr(region), region_bytes(ring_slots), libc::MADV_DONTDUMP as u64);
-        landing.set_reservation(process, journal, reservation_bytes)?;
-        Ok::<_, Error>((landing, region, memfd))
+        let mut made = Made::default();
+        let placed = (|| {
+            let mut landing = match existing {
+                Some(landing) => landing,
+                None => map_landing(process, thread, image, mark, &mut made)?,
+            };
+            landing.refresh(process);
+            let memfd_number = create_memfd(thread, landing.base + NAME_OFFSET)?;
+            made.descriptor = Some(memfd_number);
+            let memfd = open_memfd(process, thread, memfd_number, region_bytes(ring_slots))?;
+            let journal = map_reservation(thread, reusable, reservation_bytes)?;
+            if reusable.is_none() {
+                made.ranges.push((journal, reservation_bytes));
+            }
+            let region = journal + JOURNAL_BYTES;
+            let shared_fixed = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+            let bytes = region_bytes(ring_slots);
+            thread.mmap(RemoteAddr(region), bytes, READ_WRITE, shared_fixed, i64::from(memfd_number))?;
+            made.descriptor = None;
+            close_memfd(process, thread, memfd_number, &memfd)?;
+            // A core dump of the target needs none of it. Not MADV_DONTFORK: a child forked by a signal handler
+            // that interrupted a hook would fault.
+            let _ = thread.madvise(RemoteAddr(region), bytes, libc::MADV_DONTDUMP as u64);
+            landing.set_reservation(process, journal, reservation_bytes)?;
+            Ok::<_, Error>((landing, region, memfd))
+        })();
+        if placed.is_err() {
+            made.undo(thread);
+        }
+        placed
     })?;
-    Ok(Placed {
-        landing,
-        is_new,
-        region,
-        memfd,
-        pause,
-    })
+    Ok(Placed { landing, is_new, region, memfd, pause })
+}
+
+/// What the stop has made so far, to be undone if a later step fails.
+#[derive(Default)]
+struct Made {
+    ranges: Vec<(u64, u64)>,
+    descriptor: Option<i32>,
+}
+
+impl Made {
+    fn undo(self, thread: &mut Borrowed) {
+        // Nothing better can be done where this fails, too: what stays is inert.
+        if let Some(descriptor) = self.descriptor {
+            let _ = thread.close(descriptor);
+        }
+        for (address, bytes) in self.ranges {
+            let _ = thread.munmap(RemoteAddr(address), bytes);
+        }
+    }
 }
 
 /// Replaces journal and region by an empty reservation, which a late writer can hit harmlessly.
@@ -106,9 +127,16 @@ pub fn withdraw(
     Ok(pause)
 }
 
-fn map_landing(process: &Process, thread: &mut Borrowed, image: &Image, mark: SessionMark) -> Result<Landing, Error> {
+fn map_landing(
+    process: &Process,
+    thread: &mut Borrowed,
+    image: &Image,
+    mark: SessionMark,
+    made: &mut Made,
+) -> Result<Landing, Error> {
     let landing_bytes = PAGE_BYTES + image.span_bytes;
     let base = thread.mmap(RemoteAddr(0), landing_bytes, READ, PRIVATE, -1)?.0;
+    made.ranges.push((base, landing_bytes));
     let image_base = base + PAGE_BYTES;
     let text = image.text();
     let mut header = new_header(landing_bytes, image.digest);
@@ -181,11 +209,11 @@ fn create_memfd(thread: &mut Borrowed, name: u64) -> Result<i32, Error> {
 /// Sized from outside, because a remote ftruncate could raise SIGXFSZ in the target (hazard 11).
 fn open_memfd(process: &Process, thread: &Borrowed, number: i32, bytes: u64) -> Result<File, Error> {
     let path = format!("/proc/{}/task/{}/fd/{number}", process.pid(), thread.tid());
-    let failed = |error| Error::Memfd("open", error);
+    let failed = |error| Error::Memfd("opened", error);
     let memfd = File::options().read(true).write(true).open(path).map_err(failed)?;
-    memfd.set_len(bytes).map_err(|error| Error::Memfd("size", error))?;
+    memfd.set_len(bytes).map_err(|error| Error::Memfd("sized", error))?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-    fcntl(&memfd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::Memfd("seal", errno.into()))?;
+    fcntl(&memfd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::Memfd("sealed", errno.into()))?;
     Ok(memfd)
 }
 

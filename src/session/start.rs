@@ -95,7 +95,7 @@ impl Session {
                 site_packages: description.site_packages.clone(),
                 sys_path: description.sys_path.clone(),
             };
-            let file = output.file.try_clone().map_err(|error| Error::Memfd("open", error))?;
+            let file = output.file.try_clone().map_err(|error| Error::Memfd("opened", error))?;
             let writer = Writer::create(
                 file,
                 header,
@@ -133,7 +133,7 @@ impl Session {
                 pause,
             } = place(&process, &maps, existing, &image, RING_SLOTS, mark, &borrow)?;
             let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
-            let shared = Region::map(&memfd, RING_SLOTS).map_err(|error| Error::Memfd("mapp", error))?;
+            let shared = Region::map(&memfd, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
             let reader = RingReader::new(shared, lap_base);
             reader.publish();
             if is_new {

@@ -4,7 +4,6 @@ use crate::collect::ThreadNames;
 use crate::python::{Image, Memory, ReadError};
 use crate::report::TargetEnd;
 use inject::{Module, Process, RemoteAddr, stat_field};
-use std::collections::HashMap;
 use std::ops::Range;
 
 /// The target's memory, for the Python room.
@@ -64,15 +63,15 @@ pub fn user_name(uid: u32) -> String {
 
 /// The kernel ids of the target's threads, as the target sees them: the last number of NSpid.
 pub fn threads(process: &Process) -> Vec<u32> {
-    inner_tids(process).into_keys().collect()
+    let pid = process.pid();
+    let is_nested = is_nested(pid);
+    let inner = |tid| if is_nested { inner_tid(pid, tid) } else { u32::try_from(tid).ok() };
+    process.tids().unwrap_or_default().into_iter().filter_map(inner).collect()
 }
 
-/// Inner thread id → outer thread id.
-fn inner_tids(process: &Process) -> HashMap<u32, i32> {
-    let tids = process.tids().unwrap_or_default();
-    tids.into_iter()
-        .filter_map(|tid| Some((inner_tid(process.pid(), tid)?, tid)))
-        .collect()
+/// Whether a process lives in another PID namespace, so that its thread ids must be looked up.
+fn is_nested(pid: i32) -> bool {
+    inner_tid(pid, pid) != u32::try_from(pid).ok()
 }
 
 fn inner_tid(pid: i32, tid: i32) -> Option<u32> {
@@ -136,7 +135,6 @@ pub fn end(process: &Process) -> TargetEnd {
 /// Thread names from the kernel.
 pub struct ProcNames {
     pid: i32,
-    /// The target lives in another PID namespace: its thread ids must be looked up.
     is_nested: bool,
 }
 

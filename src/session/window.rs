@@ -2,6 +2,7 @@
 
 use super::Session;
 use super::signals::Signals;
+use super::target;
 use crate::analyze::losses;
 use crate::ui::ProgressState;
 use nix::sys::signal::Signal;
@@ -74,7 +75,11 @@ impl Session {
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return End::TimeIsUp;
             }
-            self.follow_modules(recheck.is_due(now));
+            let is_recheck = recheck.is_due(now);
+            self.follow_modules(is_recheck);
+            if is_recheck {
+                self.collector.release_dead_threads(&target::threads(&self.process).into_iter().collect());
+            }
             if sample.is_due(now) {
                 if !self.process.is_alive() {
                     return End::TargetEnded;
