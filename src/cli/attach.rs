@@ -81,6 +81,9 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     print_answer(ended, &signals)
 }
 
+/// With this each small object is a malloc of its own, which attach then sees.
+const SMALL_OBJECTS_COMMAND: &str = "PYTHONMALLOC=malloc python …, then memray attach";
+
 /// Rows of the table after a window.
 const ANSWER_ROWS: usize = 15;
 
@@ -146,7 +149,7 @@ fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> R
         pauses_us: &appendix.pause_us,
         left_over_bytes: appendix.left_over_bytes,
         capture: &shell_word(&capture),
-        small_objects_command: None,
+        small_objects_command: Some(SMALL_OBJECTS_COMMAND),
     };
     let options = report::LeaksOptions {
         max_rows: ANSWER_ROWS,

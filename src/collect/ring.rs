@@ -129,31 +129,39 @@ impl RingReader {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
+    //! A ring in memory of the test's own, and a writer that follows the contract.
+
     use super::*;
     use wire::ring::{Kind, RING_SLOTS, word};
 
-    fn reader(lap_base: u32) -> RingReader {
-        let file = tempfile();
-        file.set_len(wire::region::region_bytes(RING_SLOTS)).unwrap();
-        RingReader::new(Region::map(&file, RING_SLOTS).unwrap(), lap_base)
+    pub fn reader(lap_base: u32) -> RingReader {
+        let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+        let file = std::fs::File::from(nix::sys::memfd::memfd_create(c"ring", flags).expect("a memfd"));
+        file.set_len(wire::region::region_bytes(RING_SLOTS)).expect("room");
+        RingReader::new(Region::map(&file, RING_SLOTS).expect("a mapping"), lap_base)
     }
 
-    fn tempfile() -> std::fs::File {
-        std::fs::File::from(nix::sys::memfd::memfd_create(c"ring", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap())
-    }
-
-    fn commit(reader: &RingReader, position: u64, lap_base: u32, body: [u64; 3]) {
-        let region = reader.region();
+    /// Commits one slot at a position.
+    pub fn commit(region: &Region, position: u64, lap_base: u32, thread: u16, flags: u8, kind: Kind, body: [u64; 3]) {
         region.header().head.fetch_max(position + 1, Ordering::SeqCst);
         let slot = &region.ring()[(position & (RING_SLOTS - 1)) as usize];
         for (target, value) in slot.body.iter().zip(body) {
             target.store(value, Ordering::Relaxed);
         }
-        slot.word.store(
-            word(lap_of(position, RING_SLOTS, lap_base), 3, 6, Kind::Allocation),
-            Ordering::Release,
-        );
+        let lap = lap_of(position, RING_SLOTS, lap_base);
+        slot.word.store(word(lap, thread, flags, kind), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::reader;
+    use super::*;
+    use wire::ring::{Kind, RING_SLOTS};
+
+    fn commit(reader: &RingReader, position: u64, lap_base: u32, body: [u64; 3]) {
+        testing::commit(reader.region(), position, lap_base, 3, 6, Kind::Allocation, body);
     }
 
     #[test]

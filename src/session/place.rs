@@ -73,7 +73,13 @@ pub fn place(
             let region = journal + JOURNAL_BYTES;
             let shared_fixed = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
             let bytes = region_bytes(ring_slots);
-            thread.mmap(RemoteAddr(region), bytes, READ_WRITE, shared_fixed, i64::from(memfd_number))?;
+            thread.mmap(
+                RemoteAddr(region),
+                bytes,
+                READ_WRITE,
+                shared_fixed,
+                i64::from(memfd_number),
+            )?;
             made.descriptor = None;
             close_memfd(process, thread, memfd_number, &memfd)?;
             // A core dump of the target needs none of it. Not MADV_DONTFORK: a child forked by a signal handler
@@ -87,7 +93,13 @@ pub fn place(
         }
         placed
     })?;
-    Ok(Placed { landing, is_new, region, memfd, pause })
+    Ok(Placed {
+        landing,
+        is_new,
+        region,
+        memfd,
+        pause,
+    })
 }
 
 /// What the stop has made so far, to be undone if a later step fails.

@@ -65,8 +65,19 @@ pub fn user_name(uid: u32) -> String {
 pub fn threads(process: &Process) -> Vec<u32> {
     let pid = process.pid();
     let is_nested = is_nested(pid);
-    let inner = |tid| if is_nested { inner_tid(pid, tid) } else { u32::try_from(tid).ok() };
-    process.tids().unwrap_or_default().into_iter().filter_map(inner).collect()
+    let inner = |tid| {
+        if is_nested {
+            inner_tid(pid, tid)
+        } else {
+            u32::try_from(tid).ok()
+        }
+    };
+    process
+        .tids()
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(inner)
+        .collect()
 }
 
 /// Whether a process lives in another PID namespace, so that its thread ids must be looked up.

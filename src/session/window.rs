@@ -78,18 +78,15 @@ impl Session {
             let is_recheck = recheck.is_due(now);
             self.follow_modules(is_recheck);
             if is_recheck {
-                self.collector.release_dead_threads(&target::threads(&self.process).into_iter().collect());
+                self.collector
+                    .release_dead_threads(&target::threads(&self.process).into_iter().collect());
             }
             if sample.is_due(now) {
                 if !self.process.is_alive() {
                     return End::TargetEnded;
                 }
                 if !self.landing_is_there() {
-                    return if self.process.is_alive() {
-                        End::TargetExecuted
-                    } else {
-                        End::TargetEnded
-                    };
+                    return self.how_it_left();
                 }
                 self.sample();
                 report(&self.progress(now));

@@ -347,9 +347,14 @@ impl Gadgets {
                 process.read(RemoteAddr(map.start), &mut code).ok()?;
             }
             let at = |wanted: &[u8]| find(&code, wanted).map(|offset| map.start + offset as u64);
-            let gadgets = Self { syscall: at(&GADGET)?, restorer: at(&RESTORER)? };
+            let gadgets = Self {
+                syscall: at(&GADGET)?,
+                restorer: at(&RESTORER)?,
+            };
             let is_there = |address: u64, wanted: &[u8]| {
-                process.read_vec(RemoteAddr(address), wanted.len()).is_ok_and(|found| found == wanted)
+                process
+                    .read_vec(RemoteAddr(address), wanted.len())
+                    .is_ok_and(|found| found == wanted)
             };
             (is_there(gadgets.syscall, &GADGET) && is_there(gadgets.restorer, &RESTORER)).then_some(gadgets)
         })

@@ -100,7 +100,9 @@ impl Module {
         let mut head = [0; HEADER_BYTES + PROGRAM_HEADER_BYTES * 16];
         let readable = head.len().min((map.end - map.start) as usize);
         let file = image_file::open(process.pid(), map).map(Arc::new);
-        let from_file = file.as_ref().is_some_and(|file| file.read_exact_at(&mut head[..readable], 0).is_ok());
+        let from_file = file
+            .as_ref()
+            .is_some_and(|file| file.read_exact_at(&mut head[..readable], 0).is_ok());
         if !from_file {
             process.read(RemoteAddr(map.start), &mut head[..readable]).ok()?;
         }
@@ -111,10 +113,14 @@ impl Module {
         let headers_offset = u64_at(&head, 32)?;
         let headers_count = usize::from(u16_at(&head, 56)?).min(PROGRAM_HEADERS_MAX);
         let headers_bytes = headers_count * PROGRAM_HEADER_BYTES;
-        let in_head = usize::try_from(headers_offset).ok().and_then(|at| head[..readable].get(at..at.checked_add(headers_bytes)?));
+        let in_head = usize::try_from(headers_offset)
+            .ok()
+            .and_then(|at| head[..readable].get(at..at.checked_add(headers_bytes)?));
         let headers = match in_head {
             Some(headers) => headers.to_vec(),
-            None => process.read_vec(RemoteAddr(map.start.checked_add(headers_offset)?), headers_bytes).ok()?,
+            None => process
+                .read_vec(RemoteAddr(map.start.checked_add(headers_offset)?), headers_bytes)
+                .ok()?,
         };
         let mut loads = Vec::new();
         let mut constant = Vec::new();
@@ -127,7 +133,10 @@ impl Module {
                 PT_LOAD => {
                     let (flags, file_offset) = (u32_at(header, 4)?, u64_at(header, 8)?);
                     if flags & PF_W == 0 {
-                        constant.push(ConstantSegment { memory: segment.clone(), file_offset });
+                        constant.push(ConstantSegment {
+                            memory: segment.clone(),
+                            file_offset,
+                        });
                     }
                     loads.push((segment, flags & PF_X != 0));
                 }
@@ -187,9 +196,14 @@ impl Module {
     pub(super) fn read_table(&self, process: &Process, address: u64, buffer: &mut [u8]) -> Option<()> {
         let end = address.checked_add(buffer.len() as u64)?;
         if let Some(file) = &self.file
-            && let Some(segment) = self.constant.iter().find(|it| it.memory.start <= address && end <= it.memory.end)
+            && let Some(segment) = self
+                .constant
+                .iter()
+                .find(|it| it.memory.start <= address && end <= it.memory.end)
         {
-            return file.read_exact_at(buffer, segment.file_offset + (address - segment.memory.start)).ok();
+            return file
+                .read_exact_at(buffer, segment.file_offset + (address - segment.memory.start))
+                .ok();
         }
         process.read(RemoteAddr(address), buffer).ok()
     }
