@@ -244,8 +244,10 @@ fn returns_once_live_with_an_output_and_no_duration() {
         .assert_says(&format!("memray detach {pid}"))
         .assert_plain();
     // Live: what happens from now on is recorded.
-    target.ask("quiet", "ok");
-    target.ask("busy", "ok");
+    for _ in 0..20 {
+        target.ask("quiet", "ok");
+        target.ask("busy", "ok");
+    }
     let detach = Tool::new(&["detach", &pid]).succeed();
     detach.assert_says(&capture).assert_plain();
     assert_complete(&capture);
@@ -383,9 +385,9 @@ fn marks_of_a_killed_tool_and_guardian_are_repaired() {
     target.ask("quiet", "ok");
     let before = Snapshot::take(target.pid());
     target.ask("busy", "ok");
-    for _ in 0..3 {
-        let capture = target.dir.file("capture.bin");
-        let running = foreground(&target, &capture, &["--force", "--foreground"]);
+    for round in 0..3 {
+        let capture = target.dir.file(&format!("capture.{round}.bin"));
+        let running = foreground(&target, &capture, &["--foreground"]);
         // The guardian first: it acts when the tool is gone.
         if let Some(guardian) = guardian(&target) {
             signal(guardian, Signal::SIGKILL);

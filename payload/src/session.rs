@@ -2,6 +2,7 @@
 
 use crate::ring::Ring;
 use crate::sent::Sent;
+use crate::walk::is_finalizing;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use core::sync::atomic::{AtomicU64, compiler_fence};
 use wire::config::Config;
@@ -46,6 +47,12 @@ impl Session<'static> {
             (session, same && AtomicU64::from_ptr(flag).load(Acquire) != 0)
         };
         if !still_on || session.region.is_null() {
+            return None;
+        }
+        // The window ends where the interpreter begins to take itself down: what it frees then would hide what was
+        // live when the program ended.
+        // SAFETY: the word belongs to the loaded interpreter; see the table in `walk`.
+        if unsafe { is_finalizing(&session.config.python) } {
             return None;
         }
         if session.header().abandoned.load(Relaxed) == ABANDONED {

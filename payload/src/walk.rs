@@ -68,7 +68,7 @@ pub enum Start {
 /// # Safety
 /// `layout.finalizing` is 0 or the address of that word of a loaded interpreter.
 #[inline(always)]
-unsafe fn is_finalizing(layout: &PythonLayout) -> bool {
+pub unsafe fn is_finalizing(layout: &PythonLayout) -> bool {
     // SAFETY: the caller's promise.
     layout.finalizing != 0 && unsafe { word(layout.finalizing) } != 0
 }

@@ -91,18 +91,18 @@ pub struct Sample {
     pub cgroup_bytes: Option<u64>,
 }
 
-/// The skippable frame. An appendix that is too large loses its qualified names.
+/// The skippable frame, with [`APPENDIX_VERSION`] whatever `appendix` says. An appendix that is too large
+/// loses its qualified names.
 pub fn encode(appendix: &Appendix) -> Vec<u8> {
-    let json = match serde_json::to_vec(appendix) {
-        Ok(json) if json.len() <= APPENDIX_BYTES_MAX => json,
-        _ => {
-            let less = Appendix {
-                qualnames: None,
-                ..appendix.clone()
-            };
-            serde_json::to_vec(&less).unwrap_or_default()
-        }
+    let mut appendix = Appendix {
+        version: APPENDIX_VERSION,
+        ..appendix.clone()
     };
+    let mut json = serde_json::to_vec(&appendix).unwrap_or_default();
+    if json.len() > APPENDIX_BYTES_MAX {
+        appendix.qualnames = None;
+        json = serde_json::to_vec(&appendix).unwrap_or_default();
+    }
     let payload_bytes = (json.len() + 12 + BACK_BYTES) as u32;
     let mut out = Vec::with_capacity(json.len() + FRONT_BYTES + BACK_BYTES);
     out.extend_from_slice(&SKIPPABLE_MAGIC);
@@ -119,8 +119,9 @@ pub fn encode(appendix: &Appendix) -> Vec<u8> {
 pub fn frame_bytes(back: &[u8]) -> Option<usize> {
     let (length, mark) = back.split_at_checked(4)?;
     let payload_bytes = u32::from_le_bytes(length.try_into().ok()?) as usize;
-    let plausible = payload_bytes >= 12 + BACK_BYTES && payload_bytes <= APPENDIX_BYTES_MAX + 12 + BACK_BYTES;
-    (mark == MARK && plausible).then_some(payload_bytes + 8)
+    let empty_bytes = 12 + BACK_BYTES;
+    let is_plausible = (empty_bytes..=empty_bytes + APPENDIX_BYTES_MAX).contains(&payload_bytes);
+    (mark == MARK && is_plausible).then_some(payload_bytes + 8)
 }
 
 /// Undoes [`encode`]; `None` for anything else, and for a version whose fields mean something else.

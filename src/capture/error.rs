@@ -79,21 +79,14 @@ pub enum ReadError {
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
-            Self::Empty { path } => write!(f, "{}: the file is empty", path.display()),
-            Self::NotACapture { path, why } => write!(f, "{}: not a memray capture: {why}", path.display()),
-            Self::Version { path, found } => {
-                write!(
-                    f,
-                    "{}: capture version {found}; versions 12 and 13 are read",
-                    path.display()
-                )
+            Self::Io { source, .. } => {
+                let text = source.to_string();
+                write!(f, "{}", text.split(" (os error").next().unwrap_or(&text).to_lowercase())
             }
-            Self::Aggregated { path } => write!(
-                f,
-                "{}: an aggregated capture, which has no single allocations",
-                path.display()
-            ),
+            Self::Empty { .. } => write!(f, "the file is empty"),
+            Self::NotACapture { why, .. } => write!(f, "not a memray capture: {why}"),
+            Self::Version { found, .. } => write!(f, "capture version {found}; versions 12 and 13 are read"),
+            Self::Aggregated { .. } => write!(f, "an aggregated capture, which has no single allocations"),
         }
     }
 }
@@ -104,7 +97,7 @@ impl ReadError {
     /// What to do about it.
     pub fn fix(&self) -> Option<String> {
         match self {
-            Self::Io { .. } => None,
+            Self::Io { .. } => Some("check the path and its permissions with: ls -l".into()),
             Self::Empty { .. } => Some("if it is being recorded with --aggregate, wait until that ends".into()),
             Self::NotACapture { .. } => Some("name a file that memray attach or memray run wrote".into()),
             Self::Version { found, .. } => Some(match found {

@@ -109,6 +109,11 @@ pub const fn allocator_name(id: u8) -> Option<&'static str> {
 }
 
 impl Header {
+    /// Whether this version has the three search-path fields.
+    pub fn has_paths(&self) -> bool {
+        self.version != VERSION_WITHOUT_PATHS
+    }
+
     /// The header's bytes. Strings end at their first NUL, empty paths are left out: the format has neither.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(1024);
@@ -125,7 +130,7 @@ impl Header {
         out.push(self.python_allocator);
         out.push(self.trace_python_allocators.into());
         out.push(self.track_object_lifetimes.into());
-        if self.version != VERSION_WITHOUT_PATHS {
+        if self.has_paths() {
             put_cstr(&mut out, &self.libdest);
             for paths in [&self.site_packages, &self.sys_path] {
                 let named = paths.iter().filter(|path| !path.is_empty() && !path.starts_with('\0'));
@@ -193,7 +198,7 @@ impl Header {
             site_packages: Vec::new(),
             sys_path: Vec::new(),
         };
-        if version != VERSION_WITHOUT_PATHS {
+        if header.has_paths() {
             header.libdest = fields.string()?;
             header.site_packages = fields.paths()?;
             header.sys_path = fields.paths()?;
@@ -258,8 +263,11 @@ impl HeaderFields<'_> {
 
 /// Appends `text` up to its first NUL or [`STRING_BYTES_MAX`], and a NUL.
 pub fn put_cstr(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-    out.extend_from_slice(&bytes[..text.floor_char_boundary(end.min(STRING_BYTES_MAX - 1))]);
+    let end = text.bytes().take(STRING_BYTES_MAX - 1).position(|byte| byte == 0);
+    let mut end = end.unwrap_or(text.len().min(STRING_BYTES_MAX - 1));
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    out.extend_from_slice(&text.as_bytes()[..end]);
     out.push(0);
 }

@@ -3,7 +3,8 @@
 //!
 //! - [`header`], [`token`], [`varint`]: the bytes themselves, used by both directions.
 //! - [`writer`]: events to a file that is readable at any time; [`sink`] makes the LZ4 frame or the raw file.
-//! - [`records`]: the file's records one by one, as `memray parse` prints them; [`source`] undoes the sink.
+//! - [`records`]: the file's records one by one, as `memray parse` prints them; [`source`] undoes the sink,
+//!   [`fields`] takes a record apart, [`record`] is the result.
 //! - [`reader`]: the same records as events with stacks, for analysis; [`lines`] turns offsets into lines.
 //! - [`appendix`]: what upstream's format has no place for, behind the end that upstream's reader sees.
 //!
@@ -13,11 +14,13 @@
 
 pub mod appendix;
 pub mod error;
+pub mod fields;
 pub mod frames;
 pub mod header;
 pub mod lines;
 pub mod lnotab;
 pub mod reader;
+pub mod record;
 pub mod records;
 pub mod sink;
 pub mod source;
@@ -30,7 +33,8 @@ pub use error::{Damage, ReadError, WriteError};
 pub use frames::Frame;
 pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
 pub use reader::{Event, Location, Reader, StackIndex};
-pub use records::{AggregatedAllocation, RawReader, RawRecord};
+pub use record::{AggregatedAllocation, RawRecord};
+pub use records::RawReader;
 pub use writer::{Writer, WriterOptions};
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use super::{
     frames::{Frame, FrameTree, ROOT},
     header::{FileFormat, Header},
     lines::{LineTableFormat, NO_LINE},
-    records::{RawReader, RawRecord},
+    record::RawRecord,
+    records::RawReader,
 };
 
 /// A stack: a node of the reader's frame tree. Equal stacks have equal indices; 0 is the empty stack.
@@ -119,7 +120,7 @@ impl Reader {
         self.raw.damage()
     }
 
-    /// Whether the events ended with a trailer. Without one the writer was killed or is still writing.
+    /// Whether the events ended where a closed capture ends. Otherwise its writer was killed or is still writing.
     pub fn is_complete(&self) -> bool {
         self.raw.is_complete()
     }

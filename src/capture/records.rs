@@ -5,102 +5,13 @@ use std::path::Path;
 use super::{
     appendix::Appendix,
     error::{Damage, ReadError},
-    frames::Frame,
+    fields::{AddressCache, Fault, Fields},
     header::{self, FileFormat, Header, HeaderFault},
+    record::{AggregatedAllocation, RawRecord},
     source::{HEAD_BYTES, Source},
-    token::{self, ADDRESS_CACHE_SLOTS, LINETABLE_BYTES_MAX, STRING_BYTES_MAX},
+    token::{self, LINETABLE_BYTES_MAX, STRING_BYTES_MAX},
     varint::{VARINT_BYTES_MAX, unzigzag},
 };
-
-/// One record. Strings and tables are the file's bytes.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RawRecord<'a> {
-    /// Frees too; theirs have no size and no native frame.
-    Allocation {
-        address: u64,
-        size: u64,
-        allocator: u8,
-        native_frame: u64,
-    },
-    FramePush(Frame),
-    FramePop {
-        count: u32,
-    },
-    ContextSwitch {
-        tid: u64,
-    },
-    /// Name of the thread that the last context switch named.
-    Thread {
-        name: &'a [u8],
-    },
-    CodeObject {
-        code_id: u64,
-        name: &'a [u8],
-        filename: &'a [u8],
-        firstlineno: i32,
-        linetable: &'a [u8],
-    },
-    /// `time_ms` is since the epoch.
-    Memory {
-        rss_bytes: u64,
-        time_ms: i64,
-    },
-    Object {
-        address: u64,
-        is_created: bool,
-        native_frame: u64,
-    },
-    /// `parent` is the ordinal of the caller's record, from 1; 0 for none.
-    NativeFrame {
-        ip: u64,
-        parent: u64,
-    },
-    MemoryMapStart,
-    SegmentHeader {
-        filename: &'a [u8],
-        segments_count: u64,
-        address: u64,
-    },
-    Segment {
-        vaddr: u64,
-        memory_bytes: u64,
-    },
-    Trailer,
-    /// From here on: aggregated files only.
-    MemorySnapshot {
-        time_ms: u64,
-        rss_bytes: u64,
-        heap_bytes: u64,
-    },
-    PythonFrame {
-        frame_id: u64,
-        frame: Frame,
-    },
-    PythonTrace {
-        frame_id: u64,
-        parent: u64,
-    },
-    SurvivingObject {
-        address: u64,
-        native_frame: u64,
-    },
-    Aggregated(AggregatedAllocation),
-}
-
-/// What one place allocated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AggregatedAllocation {
-    pub tid: u64,
-    pub allocator: u8,
-    pub native_frame: u64,
-    /// Ordinal of a [`RawRecord::PythonTrace`], from 1; 0 for none.
-    pub python_trace: u64,
-    pub native_segment_generation: u64,
-    pub high_water_mark_count: u64,
-    pub leaked_count: u64,
-    pub high_water_mark_bytes: u64,
-    pub leaked_bytes: u64,
-}
 
 /// Reads records until the trailer, the content's end or the first damage.
 pub struct RawReader {
@@ -112,15 +23,8 @@ pub struct RawReader {
     last_native_frame: u64,
     last_firstlineno: i32,
     done: bool,
-    complete: bool,
+    trailer: bool,
     damage: Option<Damage>,
-}
-
-/// Why a record can't be read.
-enum Fault {
-    /// The content ends inside it.
-    Cut,
-    Bad(&'static str),
 }
 
 impl RawReader {
@@ -137,7 +41,7 @@ impl RawReader {
             last_native_frame: 0,
             last_firstlineno: 0,
             done: false,
-            complete: false,
+            trailer: false,
             damage: None,
         })
     }
@@ -155,16 +59,18 @@ impl RawReader {
         self.damage.as_ref()
     }
 
-    /// Whether the records ended with a trailer. Without one the writer was killed or is still writing.
+    /// Whether the capture was closed. Otherwise its writer was killed or is still writing. A trailer is not
+    /// enough: in our raw files one stands at the end at all times, and only closing moves the end time.
     pub fn is_complete(&self) -> bool {
-        self.complete
+        let is_aggregated = self.header.file_format == FileFormat::AggregatedAllocations;
+        self.trailer && (is_aggregated || self.header.end_ms != self.header.start_ms)
     }
 
     /// Ends the records because of what the caller found in the last one.
     #[cold]
     pub fn fail(&mut self, what: &str) {
         self.done = true;
-        self.complete = false;
+        self.trailer = false;
         self.damage.get_or_insert(Damage {
             offset: self.source.offset(),
             what: what.into(),
@@ -234,10 +140,7 @@ impl RawReader {
 
     #[inline]
     fn allocation(&mut self, token: u8, available: usize) -> Result<RawRecord<'static>, Fault> {
-        let mut fields = Fields {
-            head: self.source.head(),
-            at: 1,
-        };
+        let mut fields = Fields::new(self.source.head(), 1);
         let address = self.addresses.take(usize::from(token >> 3 & 0x0f), &mut fields)?;
         let in_token = token & 7;
         let allocator = if in_token != 0 { in_token } else { fields.byte() };
@@ -267,10 +170,7 @@ impl RawReader {
 
     #[inline]
     fn frame_push(&mut self, token: u8, available: usize) -> Result<RawRecord<'static>, Fault> {
-        let mut fields = Fields {
-            head: self.source.head(),
-            at: 1,
-        };
+        let mut fields = Fields::new(self.source.head(), 1);
         let frame = fields.frame(token & 1 != 0)?;
         let length = fields.length(available)?;
         self.source.advance(length);
@@ -278,10 +178,7 @@ impl RawReader {
     }
 
     fn object(&mut self, token: u8, available: usize) -> Result<RawRecord<'static>, Fault> {
-        let mut fields = Fields {
-            head: self.source.head(),
-            at: 1,
-        };
+        let mut fields = Fields::new(self.source.head(), 1);
         let address = self.addresses.take(usize::from(token >> 1 & 0x0f), &mut fields)?;
         let is_created = token & 1 != 0;
         let mut native_frame = 0;
@@ -304,7 +201,7 @@ impl RawReader {
         let record = match token {
             token::TRAILER => {
                 self.done = true;
-                self.complete = true;
+                self.trailer = true;
                 self.source.advance(1);
                 return Some(RawRecord::Trailer);
             }
@@ -325,7 +222,7 @@ impl RawReader {
         let record = match token {
             aggregated::TRAILER => {
                 self.done = true;
-                self.complete = true;
+                self.trailer = true;
                 self.source.advance(1);
                 return Some(RawRecord::Trailer);
             }
@@ -422,7 +319,7 @@ impl RawReader {
         decode: impl FnOnce(&mut Fields<'_>, &mut Self) -> Result<RawRecord<'static>, Fault>,
     ) -> Result<(RawRecord<'static>, usize), Fault> {
         let head = *self.source.head();
-        let mut fields = Fields { head: &head, at: 1 };
+        let mut fields = Fields::new(&head, 1);
         let record = decode(&mut fields, self)?;
         Ok((record, fields.length(self.source.available().len())?))
     }
@@ -466,11 +363,7 @@ impl RawReader {
             token::SEGMENT_HEADER => {
                 layout.numbers[0] = self.number(&mut at)?;
                 self.source.fill(at + 8);
-                layout.numbers[1] = Fields {
-                    head: self.source.head_at(at),
-                    at: 0,
-                }
-                .word();
+                layout.numbers[1] = Fields::new(self.source.head_at(at), 0).word();
                 at += 8;
             }
             _ => {}
@@ -507,10 +400,7 @@ impl RawReader {
     /// The integer `at` bytes into the record; moves `at` behind it.
     fn number(&mut self, at: &mut usize) -> Result<u64, Fault> {
         self.source.fill(*at + VARINT_BYTES_MAX);
-        let mut fields = Fields {
-            head: self.source.head_at(*at),
-            at: 0,
-        };
+        let mut fields = Fields::new(self.source.head_at(*at), 0);
         let value = fields.varint()?;
         *at += fields.at;
         Ok(value)
@@ -576,93 +466,5 @@ fn find_nul(source: &mut Source, start: usize) -> Result<usize, Fault> {
             return Err(Fault::Bad("a string that does not end"));
         }
         source.fill(searched + 1);
-    }
-}
-
-/// The addresses that were written in full most recently, newest first from `newest` on, around the end.
-/// Sixteen places for fifteen slots let the index wrap by a mask.
-#[derive(Default)]
-struct AddressCache {
-    addresses: [u64; ADDRESS_CACHE_SLOTS + 1],
-    newest: usize,
-    /// The last one, shifted right by 3: what the next difference adds to.
-    last: u64,
-}
-
-impl AddressCache {
-    /// The address in `slot`, or the one that follows in `fields`, which then takes slot 0.
-    #[inline]
-    fn take(&mut self, slot: usize, fields: &mut Fields<'_>) -> Result<u64, Fault> {
-        if slot != ADDRESS_CACHE_SLOTS {
-            return Ok(self.addresses[(self.newest + slot) & ADDRESS_CACHE_SLOTS]);
-        }
-        self.last = self.last.wrapping_add(fields.signed()? as u64);
-        self.newest = self.newest.wrapping_sub(1) & ADDRESS_CACHE_SLOTS;
-        self.addresses[self.newest] = self.last << 3;
-        Ok(self.last << 3)
-    }
-}
-
-/// Takes fields from the head of the source. Reads past the head wrap around within it: no record of fixed
-/// layout is that long, and none is delivered before [`Fields::length`] has agreed.
-struct Fields<'a> {
-    head: &'a [u8; HEAD_BYTES],
-    at: usize,
-}
-
-impl Fields<'_> {
-    #[inline]
-    fn byte(&mut self) -> u8 {
-        let byte = self.head[self.at % HEAD_BYTES];
-        self.at += 1;
-        byte
-    }
-
-    #[inline]
-    fn varint(&mut self) -> Result<u64, Fault> {
-        let first = self.byte();
-        if first < 0x80 {
-            return Ok(first.into());
-        }
-        let mut value = u64::from(first & 0x7f);
-        for index in 1..VARINT_BYTES_MAX {
-            let byte = self.byte();
-            value |= u64::from(byte & 0x7f) << (7 * index);
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(Fault::Bad("an integer that does not end"))
-    }
-
-    #[inline]
-    fn signed(&mut self) -> Result<i64, Fault> {
-        self.varint().map(unzigzag)
-    }
-
-    fn word(&mut self) -> u64 {
-        let mut bytes = [0; 8];
-        bytes.fill_with(|| self.byte());
-        u64::from_le_bytes(bytes)
-    }
-
-    #[inline]
-    fn frame(&mut self, is_entry: bool) -> Result<Frame, Fault> {
-        // Upstream cuts the offset to an int too.
-        Ok(Frame {
-            code_id: self.varint()?,
-            instruction_offset: self.signed()? as i32,
-            is_entry,
-        })
-    }
-
-    /// The record's length, if it lies within what is available.
-    #[inline]
-    fn length(&self, available: usize) -> Result<usize, Fault> {
-        if self.at <= available {
-            Ok(self.at)
-        } else {
-            Err(Fault::Cut)
-        }
     }
 }

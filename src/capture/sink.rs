@@ -1,15 +1,19 @@
 //! Bytes to a file that is readable at any time: an LZ4 frame of independent blocks, or the bytes as they are.
 //!
 //! A block ends where a record ends, unless the record is longer than a block, so a file cut after any block
-//! holds whole records. Each block is written together with the frame's end mark, which the next block
-//! overwrites. The first blocks hold the header and are stored uncompressed, so that closing a capture patches
+//! holds whole records. Each block is written together with an end mark, which the next block overwrites: the
+//! frame's, or in a raw file a TRAILER, without which upstream takes the zeroes of a last record for padding.
+//! In a frame the first blocks hold the header and are stored uncompressed, so that closing a capture patches
 //! it in place.
 
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
-use super::{error::WriteError, token::LZ4_MAGIC};
+use super::{
+    error::WriteError,
+    token::{LZ4_MAGIC, TRAILER},
+};
 
 /// Flags: version 1, independent blocks, no checksums, no content size. Block size class: 64 KiB at most.
 /// Then the second byte of xxh32 over these two, seed 0.
@@ -28,16 +32,22 @@ const BLOCK_BYTES: usize = 65_000;
 /// Set in a block's size when the block is stored uncompressed.
 const STORED: u32 = 1 << 31;
 
-const END_MARK: [u8; 4] = [0; 4];
+/// Ends a frame.
+const FRAME_END: &[u8] = &[0; 4];
+
+/// Ends a raw file.
+const RAW_END: &[u8] = &[TRAILER];
 
 pub struct Sink {
     file: File,
     /// What is not in the file yet: whole records.
     buffer: Vec<u8>,
-    /// End of the last whole block; the end mark follows it.
+    /// End of the last whole block, where the end mark stands.
     position: u64,
+    /// Empty in a raw file that could not be written further: it has no TRAILER, so it is not complete.
+    end_mark: &'static [u8],
     frame: Option<FrameState>,
-    /// The first failure; nothing is written after it.
+    /// The first failure; no block is written after it.
     error: Option<WriteError>,
 }
 
@@ -50,15 +60,15 @@ struct FrameState {
 impl Sink {
     /// Takes over `file`, empties it, and writes the header.
     pub fn create(file: File, header: &[u8], compress: bool) -> Result<Self, WriteError> {
-        let frame = compress.then(|| FrameState {
-            table: CompressTable::small(),
-            packed: Vec::new(),
-        });
         let mut sink = Self {
             file,
             buffer: Vec::with_capacity(BLOCK_BYTES + 4096),
             position: 0,
-            frame,
+            end_mark: if compress { FRAME_END } else { RAW_END },
+            frame: compress.then(|| FrameState {
+                table: CompressTable::small(),
+                packed: Vec::new(),
+            }),
             error: None,
         };
         sink.file
@@ -72,14 +82,15 @@ impl Sink {
                 bytes.extend_from_slice(&(chunk.len() as u32 | STORED).to_le_bytes());
                 bytes.extend_from_slice(chunk);
             }
-            bytes.extend_from_slice(&END_MARK);
         } else {
             bytes.extend_from_slice(header);
         }
+        let position = bytes.len() as u64;
+        bytes.extend_from_slice(sink.end_mark);
         sink.file
             .write_all_at(&bytes, 0)
             .map_err(|source| sink.io_error("writing the header", source))?;
-        sink.position = bytes.len() as u64 - sink.end_mark_bytes();
+        sink.position = position;
         Ok(sink)
     }
 
@@ -97,7 +108,7 @@ impl Sink {
 
     /// Length of the file, the end mark included, the buffered records not.
     pub fn bytes_written(&self) -> u64 {
-        self.position + self.end_mark_bytes()
+        self.position + self.end_mark.len() as u64
     }
 
     pub fn error(&self) -> Option<&WriteError> {
@@ -111,27 +122,38 @@ impl Sink {
             return;
         }
         if self.error.is_none() {
-            let result = match &mut self.frame {
+            let content = match &mut self.frame {
                 Some(frame) => {
                     frame.pack(&self.buffer);
-                    self.file
-                        .write_all_at(&frame.packed, self.position)
-                        .map(|()| frame.packed.len() - END_MARK.len())
+                    &mut frame.packed
                 }
-                None => self
-                    .file
-                    .write_all_at(&self.buffer, self.position)
-                    .map(|()| self.buffer.len()),
+                None => &mut self.buffer,
             };
-            match result {
-                Ok(bytes) => self.position += bytes as u64,
+            let bytes = content.len() as u64;
+            content.extend_from_slice(self.end_mark);
+            match self.file.write_all_at(content, self.position) {
+                Ok(()) => self.position += bytes,
                 Err(source) => {
-                    self.cut();
-                    self.error = Some(self.io_error("writing a block", source));
+                    if self.frame.is_none() {
+                        self.end_mark = &[];
+                    }
+                    self.fail("writing a block", source);
                 }
             }
         }
         self.buffer.clear();
+    }
+
+    /// Writes what is buffered, and the TRAILER.
+    pub fn end_records(&mut self) {
+        // In a raw file it stands there already, as the end mark.
+        if self.frame.is_some() {
+            if self.is_full(1) {
+                self.write_block();
+            }
+            self.buffer.push(TRAILER);
+        }
+        self.write_block();
     }
 
     /// Overwrites `bytes` of the header.
@@ -143,27 +165,24 @@ impl Sink {
         }
     }
 
-    /// Writes `bytes` behind the end that upstream's reader sees. Tried even after a failure, since there may
-    /// be room for this little; taken back whole if there isn't.
+    /// Writes `bytes` behind the end that upstream's reader sees. After a failure there may still be room for
+    /// this little, but a raw file has no such end then.
     pub fn append(&mut self, bytes: &[u8]) {
+        if self.end_mark.is_empty() {
+            return;
+        }
         if let Err(source) = self.file.write_all_at(bytes, self.bytes_written()) {
-            self.cut();
-            let error = self.io_error("writing the appendix", source);
-            self.error.get_or_insert(error);
+            self.fail("writing the appendix", source);
         }
     }
 
-    /// Makes the file end after the last whole block. The end mark lies where one lay before, so it needs no
-    /// space; where even that fails a reader still gets every whole block.
-    fn cut(&mut self) {
+    /// Keeps the first failure, and makes the file end after the last whole block. The end mark lies where one
+    /// lay before, so it needs no space; where even that fails a reader still gets every whole block.
+    fn fail(&mut self, step: &'static str, source: io::Error) {
         let _ = self.file.set_len(self.bytes_written());
-        if self.frame.is_some() {
-            let _ = self.file.write_all_at(&END_MARK, self.position);
-        }
-    }
-
-    fn end_mark_bytes(&self) -> u64 {
-        if self.frame.is_some() { END_MARK.len() as u64 } else { 0 }
+        let _ = self.file.write_all_at(self.end_mark, self.position);
+        let error = self.io_error(step, source);
+        self.error.get_or_insert(error);
     }
 
     fn io_error(&self, step: &'static str, source: io::Error) -> WriteError {
@@ -176,7 +195,7 @@ impl Sink {
 }
 
 impl FrameState {
-    /// Fills `packed` with the blocks for `content` and an end mark.
+    /// Fills `packed` with the blocks for `content`.
     fn pack(&mut self, content: &[u8]) {
         self.packed.clear();
         for chunk in content.chunks(BLOCK_BYTES_MAX) {
@@ -197,6 +216,5 @@ impl FrameState {
             };
             self.packed[start..data].copy_from_slice(&size.to_le_bytes());
         }
-        self.packed.extend_from_slice(&END_MARK);
     }
 }

@@ -230,11 +230,15 @@ impl Writer {
     /// Ends the capture: last block, count and end time into the header, appendix. After a failed write the
     /// file is closed behind its last whole block all the same.
     pub fn finish(mut self, end_ms: i64, appendix: &Appendix) -> Result<(), WriteError> {
-        self.make_room(1);
-        self.sink.buffer().push(token::TRAILER);
-        self.write_block();
+        self.sink.end_records();
+        self.count_blocks();
         self.header.allocations_count = self.allocations_in_blocks;
-        self.header.end_ms = end_ms;
+        // An end time equal to the start is what a file has that was never closed.
+        self.header.end_ms = if end_ms == self.header.start_ms {
+            end_ms + 1
+        } else {
+            end_ms
+        };
         self.sink.patch_header(STATS_OFFSET, &self.header.encode_stats());
         self.sink.append(&appendix::encode(appendix));
         self.sink.error().cloned().map_or(Ok(()), Err)
@@ -260,6 +264,11 @@ impl Writer {
     #[cold]
     fn write_block(&mut self) {
         self.sink.write_block();
+        self.count_blocks();
+    }
+
+    /// Everything that was encoded has just been written, or is lost.
+    fn count_blocks(&mut self) {
         if self.sink.error().is_none() {
             self.allocations_in_blocks = self.allocations_count;
         }

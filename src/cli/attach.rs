@@ -173,7 +173,8 @@ fn start_collector() -> Result<(), Failure> {
         let code = child.wait().ok().and_then(|status| status.code()).unwrap_or(1);
         exit(code.max(1));
     }
-    let _ = std::io::stdout().write_all(said.as_bytes());
+    // With -q the collector says a bare newline, which only tells that it is live.
+    let _ = std::io::stdout().write_all(said.trim_start().as_bytes());
     Ok(())
 }
 
@@ -183,7 +184,7 @@ fn announce_background(args: &AttachArgs, path: &Path) {
         format!(" for {}", ui::format::seconds(duration.as_secs_f64()))
     });
     if args.quiet {
-        print!("\n");
+        println!();
     } else {
         println!(
             "memray: tracking {}{until} in the background, writing {}",

@@ -40,8 +40,23 @@ pub struct Counters {
 #[derive(Clone, Copy)]
 struct Block {
     bytes: u64,
-    stack: u32,
-    allocator: Allocator,
+    /// A realloc of it has begun and its outcome is not known yet: freed, or still there.
+    is_tentative: bool,
+}
+
+/// A realloc that has begun.
+#[derive(Clone, Copy)]
+struct Realloc {
+    address: u64,
+    usable_bytes: u64,
+}
+
+/// A munmap that has begun.
+#[derive(Clone, Copy)]
+struct Munmap {
+    thread: u16,
+    address: u64,
+    bytes: u64,
 }
 
 /// One entry of the tracee's thread table.
@@ -50,9 +65,7 @@ struct Thread {
     tid: u32,
     /// The thread's number in the capture, from 1; 0 before its first record.
     number: u64,
-    /// What a tentative free took away, until its outcome is known.
-    realloc: Option<(u64, Block)>,
-    unmapped: Vec<Range>,
+    realloc: Option<Realloc>,
 }
 
 /// Drains the ring into a capture.
@@ -68,6 +81,8 @@ pub struct Collector {
     main_tid: u32,
     live: FxHashMap<u64, Block>,
     ranges: Ranges,
+    /// Begun and without an outcome; hardly ever more than one.
+    munmaps: Vec<Munmap>,
     counters: Counters,
 }
 
@@ -93,6 +108,7 @@ impl Collector {
             main_tid,
             live: FxHashMap::default(),
             ranges: Ranges::default(),
+            munmaps: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -175,24 +191,16 @@ impl Collector {
                 Some(allocator) => self.allocate(index, first, second, allocator, third),
                 None => self.counters.corrupt += 1,
             },
-            Kind::Free => {
-                self.free(index, first, second);
-            }
-            Kind::ReallocBegin => {
-                let block = self.free(index, first, second);
-                self.thread(index).realloc = block.map(|block| (first, block));
-            }
+            Kind::Free => self.free(index, first, second),
+            Kind::ReallocBegin => self.realloc_begin(index, first, second),
             Kind::ReallocEnd => self.realloc_end(index, word_flags(record.word), record.body),
-            Kind::MunmapBegin => self.unmap(index, first, second),
-            Kind::MunmapEnd => {
-                let pieces = std::mem::take(&mut self.thread(index).unmapped);
-                if third == 0 {
-                    // The call failed: what was taken away is still there.
-                    for piece in pieces {
-                        self.map(index, piece.start, piece.bytes, piece.stack);
-                    }
-                }
+            Kind::MunmapBegin => {
+                // One that never ended (its outcome was lost) is taken to have happened.
+                self.end_munmaps(|begun| begun.thread == index);
+                self.munmaps.push(Munmap { thread: index, address: first, bytes: second });
             }
+            Kind::MunmapEnd if third == 0 => self.munmaps.retain(|begun| begun.thread != index),
+            Kind::MunmapEnd => self.end_munmaps(|begun| begun.thread == index),
             Kind::Thread => {
                 let tid = first as u32;
                 let thread = &self.threads[slot_of(index)];
@@ -283,42 +291,28 @@ impl Collector {
         self.counters.allocations += 1;
         if allocator == Allocator::Mmap {
             self.map(index, address, bytes, stack);
-        } else {
-            self.add_block(
-                index,
-                address,
-                Block {
-                    bytes,
-                    stack,
-                    allocator,
-                },
-            );
+            return;
         }
-    }
-
-    fn add_block(&mut self, index: u16, address: u64, block: Block) {
         let number = self.thread(index).number;
-        self.counters.live_bytes += block.bytes;
-        if let Some(old) = self.live.insert(address, block) {
-            // Its free was lost. Upstream's readers would count the old block for ever.
+        if let Some(old) = self.live.insert(address, Block { bytes, is_tentative: false }) {
+            // A realloc in another thread has freed it and not said so yet; or its free was lost, and upstream's
+            // readers would count the old block for ever.
             self.counters.live_bytes -= old.bytes;
-            self.counters.implied_frees += 1;
+            self.counters.implied_frees += u64::from(!old.is_tentative);
             self.writer.deallocation(number, address, Allocator::Free);
         }
-        self.writer
-            .allocation(number, address, block.bytes, block.allocator, block.stack);
+        self.counters.live_bytes += bytes;
+        self.writer.allocation(number, address, bytes, allocator, stack);
     }
 
-    fn free(&mut self, index: u16, address: u64, usable_bytes: u64) -> Option<Block> {
+    fn free(&mut self, index: u16, address: u64, usable_bytes: u64) {
         let number = self.thread(index).number;
         self.counters.frees += 1;
         self.writer.deallocation(number, address, Allocator::Free);
-        let block = self.live.remove(&address);
-        match block {
+        match self.live.remove(&address) {
             Some(block) => self.counters.live_bytes -= block.bytes,
             None => self.count_old_free(usable_bytes),
         }
-        block
     }
 
     fn count_old_free(&mut self, bytes: u64) {
@@ -327,21 +321,41 @@ impl Collector {
         self.counters.old_frees_unsized += u64::from(bytes == 0);
     }
 
+    /// The free is tentative: it is written with its outcome, or when another thread is given the address.
+    fn realloc_begin(&mut self, index: u16, address: u64, usable_bytes: u64) {
+        if let Some(block) = self.live.get_mut(&address) {
+            block.is_tentative = true;
+        }
+        self.thread(index).realloc = Some(Realloc { address, usable_bytes });
+    }
+
     fn realloc_end(&mut self, index: u16, flags: u8, [address, bytes, stack_id]: [u64; 3]) {
-        let tentative = self.thread(index).realloc.take();
-        if flags & REALLOC_FAILED != 0 {
-            // The old block was not freed after all.
-            if flags & REALLOC_BEGUN != 0
-                && let Some((old_address, block)) = tentative
-            {
-                self.add_block(index, old_address, block);
+        let begun = self.thread(index).realloc.take().filter(|_| flags & REALLOC_BEGUN != 0);
+        if let Some(Realloc { address: old, usable_bytes }) = begun {
+            let known = self.live.get_mut(&old);
+            if flags & REALLOC_FAILED != 0 {
+                // The old block is still there.
+                if let Some(block) = known {
+                    block.is_tentative = false;
+                }
+            } else if known.is_none_or(|block| block.is_tentative) {
+                // Not if somebody else has the address by now: then the free was written for them.
+                self.free(index, old, usable_bytes);
             }
-        } else if address != 0 {
+        }
+        if flags & REALLOC_FAILED == 0 && address != 0 {
             self.allocate(index, address, bytes, Allocator::Realloc, stack_id);
         }
     }
 
     fn map(&mut self, index: u16, address: u64, bytes: u64, stack: u32) {
+        // The range was unmapped by another thread that has not said so yet.
+        let overlaps = |begun: &Munmap| {
+            begun.address < address.saturating_add(bytes) && address < begun.address.saturating_add(begun.bytes)
+        };
+        if self.munmaps.iter().any(overlaps) {
+            self.end_munmaps(overlaps);
+        }
         let number = self.thread(index).number;
         // MAP_FIXED over a live range ends what it covers.
         let covered = self.ranges.remove(address, bytes);
@@ -349,25 +363,27 @@ impl Collector {
             self.counters.live_bytes -= piece.bytes;
             self.writer.unmap(number, piece.start, piece.bytes);
         }
-        self.ranges.insert(Range {
-            start: address,
-            bytes,
-            stack,
-        });
+        self.ranges.insert(Range { start: address, bytes });
         self.counters.live_bytes += bytes;
         self.writer.allocation(number, address, bytes, Allocator::Mmap, stack);
     }
 
+    /// Takes the outcome of these to be success.
+    fn end_munmaps(&mut self, which: impl Fn(&Munmap) -> bool) {
+        while let Some(position) = self.munmaps.iter().position(&which) {
+            let Munmap { thread, address, bytes } = self.munmaps.swap_remove(position);
+            self.unmap(thread, address, bytes);
+        }
+    }
+
     fn unmap(&mut self, index: u16, address: u64, bytes: u64) {
         let number = self.thread(index).number;
-        let removed = self.ranges.remove(address, bytes);
-        let removed_bytes: u64 = removed.iter().map(|piece| piece.bytes).sum();
+        let removed_bytes: u64 = self.ranges.remove(address, bytes).iter().map(|piece| piece.bytes).sum();
         self.counters.frees += 1;
         self.counters.live_bytes -= removed_bytes;
         if removed_bytes < bytes {
             self.count_old_free(bytes - removed_bytes);
         }
         self.writer.unmap(number, address, bytes);
-        self.thread(index).unmapped = removed;
     }
 }

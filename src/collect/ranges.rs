@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 
-/// A piece of address space and what was recorded for it.
+/// A piece of address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     pub start: u64,
     pub bytes: u64,
-    pub stack: u32,
 }
 
-/// Disjoint ranges by their start.
+/// Disjoint ranges: start → end.
 #[derive(Default)]
 pub struct Ranges {
-    by_start: BTreeMap<u64, (u64, u32)>,
+    by_start: BTreeMap<u64, u64>,
 }
 
 impl Ranges {
@@ -21,7 +20,7 @@ impl Ranges {
     pub fn insert(&mut self, range: Range) {
         if range.bytes > 0 {
             self.by_start
-                .insert(range.start, (range.start.saturating_add(range.bytes), range.stack));
+                .insert(range.start, range.start.saturating_add(range.bytes));
         }
     }
 
@@ -33,26 +32,25 @@ impl Ranges {
             .range(..=start)
             .next_back()
             .map_or(start, |(&first, _)| first);
-        let touched: Vec<(u64, (u64, u32))> = self
+        let touched: Vec<(u64, u64)> = self
             .by_start
             .range(first..end)
-            .filter(|(_, (range_end, _))| *range_end > start)
-            .map(|(&range_start, &range)| (range_start, range))
+            .filter(|(_, range_end)| **range_end > start)
+            .map(|(&range_start, &range_end)| (range_start, range_end))
             .collect();
         let mut removed = Vec::with_capacity(touched.len());
-        for (range_start, (range_end, stack)) in touched {
+        for (range_start, range_end) in touched {
             self.by_start.remove(&range_start);
             if range_start < start {
-                self.by_start.insert(range_start, (start, stack));
+                self.by_start.insert(range_start, start);
             }
             if range_end > end {
-                self.by_start.insert(end, (range_end, stack));
+                self.by_start.insert(end, range_end);
             }
             let (from, to) = (range_start.max(start), range_end.min(end));
             removed.push(Range {
                 start: from,
                 bytes: to - from,
-                stack,
             });
         }
         removed
@@ -64,7 +62,7 @@ mod tests {
     use super::*;
 
     fn range(start: u64, bytes: u64) -> Range {
-        Range { start, bytes, stack: 1 }
+        Range { start, bytes }
     }
 
     #[test]

@@ -33,12 +33,11 @@ pub fn parse(reader: &mut RawReader, out: &mut impl Write) -> io::Result<()> {
 
 fn print_header(out: &mut Vec<u8>, header: &Header) -> io::Result<()> {
     // The magic's NUL ends it in upstream's printf too.
-    writeln!(
+    write!(
         out,
         "HEADER magic=memray version={} python_version={:08x} native_traces={} file_format={} n_allocations={} \
          n_frames={} start_time={} end_time={} pid={} main_tid={} skipped_frames_on_main_tid={} command_line={} \
-         python_allocator={} trace_python_allocators={} track_object_lifetimes={} libdest={} site_packages=[{}] \
-         sys.path=[{}]",
+         python_allocator={} trace_python_allocators={} track_object_lifetimes={}",
         header.version,
         header.python_version,
         header.native_traces,
@@ -54,10 +53,16 @@ fn print_header(out: &mut Vec<u8>, header: &Header) -> io::Result<()> {
         python_allocator_name(header.python_allocator).unwrap_or(""),
         header.trace_python_allocators,
         header.track_object_lifetimes,
-        header.libdest,
-        header.site_packages.join(", "),
-        header.sys_path.join(", "),
-    )
+    )?;
+    if header.has_paths() {
+        let (site_packages, sys_path) = (header.site_packages.join(", "), header.sys_path.join(", "));
+        write!(
+            out,
+            " libdest={} site_packages=[{site_packages}] sys.path=[{sys_path}]",
+            header.libdest
+        )?;
+    }
+    writeln!(out)
 }
 
 fn print_record(out: &mut Vec<u8>, record: &RawRecord<'_>, is_aggregated: bool) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, fchown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Numbers tried for the default name before giving up.
@@ -94,7 +94,14 @@ impl Output {
             options.create_new(true);
         }
         match options.open(&absolute) {
-            Ok(file) => Ok(Self { file, path: absolute }),
+            Ok(file) => {
+                if !is_device {
+                    // An overwritten file keeps its mode otherwise.
+                    let private = std::fs::Permissions::from_mode(0o600);
+                    file.set_permissions(private).map_err(|error| OutputError::Create(path.to_owned(), error))?;
+                }
+                Ok(Self { file, path: absolute })
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(OutputError::Exists(path.to_owned())),
             Err(error) => Err(OutputError::Create(path.to_owned(), error)),
         }

@@ -99,6 +99,8 @@ pub fn withdraw(
         let header = &landing.header;
         let at = RemoteAddr(header.journal);
         thread.mmap(at, header.reservation_bytes, READ_WRITE, PRIVATE_FIXED | RESERVED, -1)?;
+        // Also keeps the kernel from merging it with a neighbour, such as an arena of malloc's.
+        let _ = thread.madvise(at, header.reservation_bytes, libc::MADV_DONTDUMP as u64);
         Ok::<_, Error>(())
     })?;
     Ok(pause)

@@ -17,6 +17,11 @@ impl Signals {
             set.add(signal);
         }
         set.thread_block()?;
+        // A file size limit must show as an error of the write, not kill the collector. (A closed pipe does so
+        // already: Rust's runtime ignores SIGPIPE.)
+        let mut fatal = SigSet::empty();
+        fatal.add(Signal::SIGXFSZ);
+        fatal.thread_block()?;
         Ok(Self {
             descriptor: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
         })

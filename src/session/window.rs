@@ -17,6 +17,9 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// Slots are looked at again this often even if no module seems to have come: lazy binding overwrites hooks.
 const RECHECK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a target without memory is waited for to be dead: a core dump takes its time.
+const DYING_MAX: Duration = Duration::from_secs(5);
+
 /// What ended a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -95,6 +98,19 @@ impl Session {
                 region.sleep_until_modules_change(self.modules_seen, IDLE_SLEEP.min(left));
             }
         }
+    }
+
+    /// The address space is gone: because the target executes another program, or because it is dying, which
+    /// may take a while to be official (a core dump is written in between).
+    fn how_it_left(&self) -> End {
+        let deadline = Instant::now() + DYING_MAX;
+        while self.process.is_alive() && Instant::now() < deadline {
+            if self.process.maps().is_ok() {
+                return End::TargetExecuted;
+            }
+            std::thread::sleep(IDLE_SLEEP);
+        }
+        End::TargetEnded
     }
 
     /// Hooks what was loaded since the last look and tells those who wait for it.

@@ -6,6 +6,7 @@
 //! Nothing is ever single-stepped, and no code is written.
 
 use super::candidates::{Candidate, Suitability, candidates, look};
+use super::image_file;
 use super::maps::Mapping;
 use super::process::Process;
 use super::ptrace::Seized;
@@ -16,6 +17,7 @@ use crate::error::Error;
 use nix::errno::Errno;
 use std::fmt;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// How long one thread may take to stop before another is tried.
@@ -337,12 +339,19 @@ impl Gadgets {
         let find = |bytes: &[u8], wanted: &[u8]| bytes.windows(wanted.len()).position(|window| window == wanted);
         maps.iter().filter(is_libc).find_map(|map| {
             let bytes = ((map.end - map.start) as usize).min(GADGET_BYTES_MAX);
-            let code = process.read_vec(RemoteAddr(map.start), bytes).ok()?;
-            let at = |offset: usize| map.start + offset as u64;
-            Some(Self {
-                syscall: find(&code, &GADGET).map(at)?,
-                restorer: find(&code, &RESTORER).map(at)?,
-            })
+            let file = image_file::open(process.pid(), map);
+            let mut code = vec![0; bytes];
+            // Some libc may have been relocated in place: what the file says has to be there in memory, too.
+            let from_file = file.is_some_and(|file| file.read_exact_at(&mut code, map.offset).is_ok());
+            if !from_file {
+                process.read(RemoteAddr(map.start), &mut code).ok()?;
+            }
+            let at = |wanted: &[u8]| find(&code, wanted).map(|offset| map.start + offset as u64);
+            let gadgets = Self { syscall: at(&GADGET)?, restorer: at(&RESTORER)? };
+            let is_there = |address: u64, wanted: &[u8]| {
+                process.read_vec(RemoteAddr(address), wanted.len()).is_ok_and(|found| found == wanted)
+            };
+            (is_there(gadgets.syscall, &GADGET) && is_there(gadgets.restorer, &RESTORER)).then_some(gadgets)
         })
     }
 }

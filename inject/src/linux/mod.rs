@@ -3,6 +3,7 @@
 pub mod borrow;
 pub mod candidates;
 pub mod facts;
+mod image_file;
 pub mod maps;
 pub mod modules;
 pub mod originals;

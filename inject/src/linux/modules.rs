@@ -3,6 +3,7 @@
 //!
 //! Headers and tables may say anything; every length has a bound and every address must lie in the image.
 
+use super::image_file;
 use super::maps::Mapping;
 use super::process::Process;
 use crate::address::RemoteAddr;
@@ -11,8 +12,11 @@ use goblin::elf::dynamic::{
     DT_STRTAB, DT_SYMTAB,
 };
 use goblin::elf::header::{EI_CLASS, ELFCLASS64, ELFMAG, EM_X86_64};
-use goblin::elf::program_header::{PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD};
+use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD};
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
@@ -41,6 +45,16 @@ pub struct Module {
     /// It names a program interpreter: an executable, whose PLT may stand for functions of other images.
     pub is_program: bool,
     pub(super) tables: Tables,
+    file: Option<Arc<File>>,
+    /// Segments that nobody writes, so that the file says what is in memory.
+    constant: Vec<ConstantSegment>,
+}
+
+/// A read-only segment: where it is in memory and in the file.
+#[derive(Clone, Debug)]
+struct ConstantSegment {
+    memory: Range<u64>,
+    file_offset: u64,
 }
 
 /// Addresses and sizes from PT_DYNAMIC, absolute; 0 where absent.
@@ -85,25 +99,38 @@ impl Module {
     pub fn read(process: &Process, map: &Mapping) -> Option<Self> {
         let mut head = [0; HEADER_BYTES + PROGRAM_HEADER_BYTES * 16];
         let readable = head.len().min((map.end - map.start) as usize);
-        process.read(RemoteAddr(map.start), &mut head[..readable]).ok()?;
+        let file = image_file::open(process.pid(), map).map(Arc::new);
+        let from_file = file.as_ref().is_some_and(|file| file.read_exact_at(&mut head[..readable], 0).is_ok());
+        if !from_file {
+            process.read(RemoteAddr(map.start), &mut head[..readable]).ok()?;
+        }
         let is_ours = head.starts_with(ELFMAG) && head[EI_CLASS] == ELFCLASS64 && u16_at(&head, 18)? == EM_X86_64;
         if !is_ours {
             return None;
         }
         let headers_offset = u64_at(&head, 32)?;
         let headers_count = usize::from(u16_at(&head, 56)?).min(PROGRAM_HEADERS_MAX);
-        let headers_at = map.start.checked_add(headers_offset)?;
-        let headers = process
-            .read_vec(RemoteAddr(headers_at), headers_count * PROGRAM_HEADER_BYTES)
-            .ok()?;
+        let headers_bytes = headers_count * PROGRAM_HEADER_BYTES;
+        let in_head = usize::try_from(headers_offset).ok().and_then(|at| head[..readable].get(at..at.checked_add(headers_bytes)?));
+        let headers = match in_head {
+            Some(headers) => headers.to_vec(),
+            None => process.read_vec(RemoteAddr(map.start.checked_add(headers_offset)?), headers_bytes).ok()?,
+        };
         let mut loads = Vec::new();
+        let mut constant = Vec::new();
         let mut dynamic = None;
         let mut is_program = false;
         for header in headers.chunks_exact(PROGRAM_HEADER_BYTES) {
             let (address, memory_bytes) = (u64_at(header, 16)?, u64_at(header, 40)?);
             let segment = address..address.checked_add(memory_bytes)?;
             match u32_at(header, 0)? {
-                PT_LOAD => loads.push((segment, u32_at(header, 4)? & PF_X != 0)),
+                PT_LOAD => {
+                    let (flags, file_offset) = (u32_at(header, 4)?, u64_at(header, 8)?);
+                    if flags & PF_W == 0 {
+                        constant.push(ConstantSegment { memory: segment.clone(), file_offset });
+                    }
+                    loads.push((segment, flags & PF_X != 0));
+                }
                 PT_DYNAMIC => dynamic = Some(segment),
                 PT_INTERP => is_program = true,
                 _ => {}
@@ -127,7 +154,12 @@ impl Module {
             executable,
             is_program,
             tables: Tables::default(),
+            file,
+            constant,
         };
+        for segment in &mut module.constant {
+            segment.memory = segment.memory.start.wrapping_add(bias)..segment.memory.end.wrapping_add(bias);
+        }
         if module.end <= module.start {
             return None;
         }
@@ -149,6 +181,30 @@ impl Module {
     /// Whether both are the same image at the same place.
     pub fn is_same_as(&self, map: &Mapping) -> bool {
         (self.start, self.device, self.inode) == (map.start, map.device, map.inode)
+    }
+
+    /// Reads of the image's tables: from its file where that is as good, see [`image_file`].
+    pub(super) fn read_table(&self, process: &Process, address: u64, buffer: &mut [u8]) -> Option<()> {
+        let end = address.checked_add(buffer.len() as u64)?;
+        if let Some(file) = &self.file
+            && let Some(segment) = self.constant.iter().find(|it| it.memory.start <= address && end <= it.memory.end)
+        {
+            return file.read_exact_at(buffer, segment.file_offset + (address - segment.memory.start)).ok();
+        }
+        process.read(RemoteAddr(address), buffer).ok()
+    }
+
+    /// The same for a whole table; the caller bounds its size.
+    pub(super) fn read_table_vec(&self, process: &Process, address: u64, bytes: usize) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; bytes];
+        self.read_table(process, address, &mut buffer)?;
+        Some(buffer)
+    }
+
+    fn table_u32(&self, process: &Process, address: u64) -> Option<u32> {
+        let mut bytes = [0; 4];
+        self.read_table(process, address, &mut bytes)?;
+        Some(u32::from_le_bytes(bytes))
     }
 
     /// A symbol that this image defines, by its hash tables.
@@ -208,7 +264,7 @@ impl Module {
     /// The index of the first symbol that the image defines; those before it are undefined. The GNU hash table
     /// says so; without one, all symbols have to be looked at.
     pub(super) fn undefined_symbols(&self, process: &Process) -> u32 {
-        let word = |address: u64| read_u32(process, address).unwrap_or(0);
+        let word = |address: u64| self.table_u32(process, address).unwrap_or(0);
         let count = if self.tables.gnu_hash != 0 {
             word(self.tables.gnu_hash + 4)
         } else if self.tables.hash != 0 {
@@ -221,10 +277,10 @@ impl Module {
 
     fn gnu_lookup(&self, process: &Process, name: &str) -> Option<Symbol> {
         let table = self.tables.gnu_hash;
-        let buckets_count = read_u32(process, table)?;
-        let first_symbol = read_u32(process, table + 4)?;
-        let bloom_words = read_u32(process, table + 8)?;
-        let bloom_shift = read_u32(process, table + 12)?;
+        let buckets_count = self.table_u32(process, table)?;
+        let first_symbol = self.table_u32(process, table + 4)?;
+        let bloom_words = self.table_u32(process, table + 8)?;
+        let bloom_shift = self.table_u32(process, table + 12)?;
         if buckets_count == 0 || bloom_words == 0 || !bloom_words.is_power_of_two() || bloom_shift > 31 {
             return None;
         }
@@ -232,19 +288,19 @@ impl Module {
             hash.wrapping_mul(33).wrapping_add(u32::from(byte))
         });
         let bloom_at = table + 16 + 8 * u64::from(hash / 64 % bloom_words);
-        let bloom = process.read_u64(RemoteAddr(bloom_at)).ok()?;
+        let bloom = u64_at(&self.read_table_vec(process, bloom_at, 8)?, 0)?;
         let mask = 1 << (hash % 64) | 1 << ((hash >> bloom_shift) % 64);
         if bloom & mask != mask {
             return None;
         }
         let buckets = table + 16 + 8 * u64::from(bloom_words);
         let chains = buckets + 4 * u64::from(buckets_count);
-        let mut index = read_u32(process, buckets + 4 * u64::from(hash % buckets_count))?;
+        let mut index = self.table_u32(process, buckets + 4 * u64::from(hash % buckets_count))?;
         if index < first_symbol {
             return None;
         }
         for _ in 0..CHAIN_MAX {
-            let link = read_u32(process, chains + 4 * u64::from(index - first_symbol))?;
+            let link = self.table_u32(process, chains + 4 * u64::from(index - first_symbol))?;
             if link | 1 == hash | 1
                 && let Some(symbol) = self.defined(process, index, name)
             {
@@ -260,8 +316,8 @@ impl Module {
 
     fn sysv_lookup(&self, process: &Process, name: &str) -> Option<Symbol> {
         let table = self.tables.hash;
-        let buckets_count = read_u32(process, table)?;
-        let chains_count = read_u32(process, table + 4)?;
+        let buckets_count = self.table_u32(process, table)?;
+        let chains_count = self.table_u32(process, table + 4)?;
         if buckets_count == 0 {
             return None;
         }
@@ -271,7 +327,7 @@ impl Module {
             (hash ^ high >> 24) & !high
         });
         let chains = table + 8 + 4 * u64::from(buckets_count);
-        let mut index = read_u32(process, table + 8 + 4 * u64::from(hash % buckets_count))?;
+        let mut index = self.table_u32(process, table + 8 + 4 * u64::from(hash % buckets_count))?;
         for _ in 0..CHAIN_MAX {
             if index == 0 || index >= chains_count {
                 return None;
@@ -279,7 +335,7 @@ impl Module {
             if let Some(symbol) = self.defined(process, index, name) {
                 return Some(symbol);
             }
-            index = read_u32(process, chains + 4 * u64::from(index))?;
+            index = self.table_u32(process, chains + 4 * u64::from(index))?;
         }
         None
     }
@@ -289,7 +345,7 @@ impl Module {
         const STT_TLS: u8 = 6;
         const STT_GNU_IFUNC: u8 = 10;
         let at = self.tables.symbols + u64::from(index) * SYMBOL_BYTES as u64;
-        let bytes = process.read_vec(RemoteAddr(at), SYMBOL_BYTES).ok()?;
+        let bytes = self.read_table_vec(process, at, SYMBOL_BYTES)?;
         let (name_offset, kind, section) = (u32_at(&bytes, 0)?, bytes[4] & 15, u16_at(&bytes, 6)?);
         let (value, size) = (u64_at(&bytes, 8)?, u64_at(&bytes, 16)?);
         if section == 0 || kind == STT_TLS || !self.is_named(process, name_offset, name) {
@@ -312,12 +368,6 @@ impl Module {
             && &wanted[..name.len()] == name.as_bytes()
             && wanted[name.len()] == 0
     }
-}
-
-fn read_u32(process: &Process, address: u64) -> Option<u32> {
-    let mut bytes = [0; 4];
-    process.read(RemoteAddr(address), &mut bytes).ok()?;
-    Some(u32::from_le_bytes(bytes))
 }
 
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -34,7 +34,7 @@ pub const RING_SLOTS: u64 = 1 << 18;
 /// The reader gives up on an uncommitted slot after this long.
 pub const STALL_MS_MAX: u64 = 100;
 /// Longest record, in slots; a longer stack goes in pieces, a longer string is cut.
-pub const RECORD_SLOTS_MAX: usize = 4096;
+pub const RECORD_SLOTS_MAX: usize = 48 << 10;
 
 /// The word of a slot that the reader gave up on.
 pub const DEAD: u64 = u64::MAX;
@@ -170,11 +170,13 @@ pub struct CodeHead {
 /// Longest string of a code definition, in bytes; what is longer is cut and flagged.
 pub const STRING_BYTES_MAX: usize = 8192;
 /// Longest line table, in bytes; a longer one is left out and flagged.
-pub const LINETABLE_BYTES_MAX: usize = 65_536;
+pub const LINETABLE_BYTES_MAX: usize = 1 << 20;
 
 const _: () = assert!(core::mem::size_of::<Slot>() == SLOT_BYTES as usize);
 const _: () = assert!(core::mem::size_of::<CodeHead>() == 32);
 const _: () = assert!(RING_SLOTS.is_power_of_two());
+// A record must not keep the rest of the ring from being used.
+const _: () = assert!((RECORD_SLOTS_MAX as u64) < RING_SLOTS / 4);
 const _: () = assert!(
     slots_for(core::mem::size_of::<CodeHead>() + 3 * STRING_BYTES_MAX + LINETABLE_BYTES_MAX) <= RECORD_SLOTS_MAX
 );

@@ -225,6 +225,9 @@ fn version_12_has_no_paths_and_others_are_refused() {
     let (events, reader) = read_events(file.path());
     assert_eq!(events, EXAMPLE_EVENTS);
     assert_eq!(reader.header(), &old);
+    // Upstream 1.19 prints no paths.
+    let header_line = parse_text(file.path()).lines().next().map(str::to_string);
+    assert!(header_line.is_some_and(|line| line.ends_with(" track_object_lifetimes=false")));
     for version in [0, 11, 14, u32::MAX] {
         let bytes = [
             header_bytes(&Header { version, ..header() }),
@@ -262,6 +265,19 @@ fn files_that_are_no_captures_are_named_as_such() {
         .expect("a refusal");
     assert!(matches!(missing, ReadError::Io { .. }));
     assert!(matches!(Reader::open("/".as_ref()), Err(ReadError::Io { .. })));
+}
+
+#[test]
+fn a_trailer_without_an_end_time_is_no_end() {
+    let open_header = Header {
+        end_ms: header().start_ms,
+        ..header()
+    };
+    for records in [&example_records()[..], &example_records()[15..]] {
+        let file = TempFile::new(&[header_bytes(&open_header), records.concat()].concat());
+        let (_, reader) = read_events(file.path());
+        assert_eq!((reader.damage(), reader.is_complete()), (None, false));
+    }
 }
 
 #[test]

@@ -55,6 +55,10 @@ fn lengths_by_hand() {
 
 /// One entry of each code of CPython's `Objects/locations.md`.
 #[test]
+#[expect(
+    clippy::unusual_byte_groupings,
+    reason = "the groups are the entry's fields: mark, code, length"
+)]
 fn locations_by_hand() {
     #[rustfmt::skip]
     let table = [

@@ -54,6 +54,8 @@ fn a_full_disk_costs_only_what_did_not_fit() {
         write(&mut writer, 10);
         let second = writer.flush().expect_err("still no room");
         assert_eq!(second.to_string(), first.to_string());
+        // A raw file gives its trailer back: it is not complete.
+        let whole_bytes = if compress { whole_bytes } else { whole_bytes - 1 };
         assert_eq!(writer.bytes_written(), whole_bytes);
         let last = writer
             .finish(1_700_000_000_900, &Appendix::default())
@@ -71,6 +73,39 @@ fn a_full_disk_costs_only_what_did_not_fit() {
         assert_eq!((reader.damage(), reader.is_complete()), (None, false));
         assert_eq!(reader.header().allocations_count, 1000);
         assert_eq!(reader.header().end_ms, 1_700_000_000_900);
+    }
+}
+
+#[test]
+fn an_appendix_that_does_not_fit_is_taken_back() {
+    for compress in [false, true] {
+        let (file, path) = growable();
+        let options = WriterOptions { compress };
+        let mut writer = Writer::create(file.try_clone().expect("a clone"), header(), options).expect("a writer");
+        writer.allocation(1, 0x1000, 8, Allocator::Malloc, 0);
+        writer.flush().expect("a flush");
+        // Room for the block that holds the trailer, not for the appendix. A frame's needs one; a raw file has it.
+        let room = if compress { 5 } else { 0 };
+        file.set_len(writer.bytes_written() + room).expect("a length");
+        forbid_growth(&file);
+        let error = writer.finish(9, &Appendix::default()).expect_err("no room");
+        assert!(
+            matches!(
+                error,
+                WriteError::Io {
+                    step: "writing the appendix",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let (events, reader) = read_events(&path);
+        assert_eq!(events.len(), 1);
+        assert_eq!(
+            (reader.damage(), reader.is_complete(), reader.appendix()),
+            (None, true, None)
+        );
+        assert_eq!((reader.header().allocations_count, reader.header().end_ms), (1, 9));
     }
 }
 
