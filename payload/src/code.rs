@@ -9,31 +9,36 @@ use wire::config::PythonLayout;
 use wire::ring::{CodeHead, Kind, LINETABLE_BYTES_MAX, STRING_BYTES_MAX, slots_for};
 
 /// What names a code object. Its address is reused by the next one, so the id is made of everything that differs
-/// between two code objects which a session may meet at one address: the addresses of its name, file name and line table,
-/// its first line, and from 3.12 its version, which no other has. Before there were versions, length and first
-/// bytes of the line table stand in, since the table's address is as easily reused.
+/// between two code objects which a session may meet at one address: the addresses of its name, file name and line
+/// table, and its first line; length and first bytes of the line table too, since the table's address is as easily
+/// reused. From 3.12 a code object has a version, which its interpreter gives to no other: address, name and
+/// version are then enough, and cost half. Version 0 means that the counter has run out.
 ///
 /// # Safety
 /// `code` is a code object that a frame of this thread holds, and `layout` was proven for this process.
 #[inline(always)]
 pub unsafe fn code_id(layout: &PythonLayout, code: u64) -> u64 {
     // SAFETY: fields of a live code object.
-    let (name, filename, table, line, version) = unsafe {
+    unsafe {
+        let name = word(code + layout.code_name as u64);
+        if layout.code_version != NONE {
+            let version = half(code + layout.code_version as u64);
+            if version != 0 {
+                return id_from(fold(
+                    fold(code ^ SALT[1], name ^ SALT[2]) ^ SALT[5],
+                    version as u64 ^ SALT[6],
+                ));
+            }
+        }
+        let filename = word(code + layout.code_filename as u64);
         let table = word(code + layout.code_linetable as u64);
-        let version = match layout.code_version {
-            NONE => table_digest(layout, table),
-            offset => half(code + offset as u64) as u64,
-        };
-        (
-            word(code + layout.code_name as u64),
-            word(code + layout.code_filename as u64),
-            table,
-            half(code + layout.code_firstlineno as u64) as u64,
-            version,
-        )
-    };
-    let addresses = fold(code ^ SALT[1], name ^ SALT[2]) ^ fold(filename ^ SALT[3], table ^ SALT[4]);
-    id_from(fold(addresses ^ SALT[5], version ^ line.rotate_left(32) ^ SALT[6]))
+        let line = half(code + layout.code_firstlineno as u64) as u64;
+        let addresses = fold(code ^ SALT[1], name ^ SALT[2]) ^ fold(filename ^ SALT[3], table ^ SALT[4]);
+        id_from(fold(
+            addresses ^ SALT[5],
+            table_digest(layout, table) ^ line.rotate_left(32) ^ SALT[6],
+        ))
+    }
 }
 
 /// Length and first eight bytes of a line table.

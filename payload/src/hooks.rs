@@ -134,7 +134,7 @@ unsafe extern "C" fn free(block: u64) {
         && let Some(session) = Session::live()
     {
         let lost = &session.header().losses.frees_full;
-        if let Some(thread) = Recording::begin(session, Identity::current(session.config), lost) {
+        if let Some(thread) = Recording::begin(&session, Identity::current(session.config), lost) {
             thread.write(Kind::Free, 0, [block, usable_bytes(&session, block), 0], lost);
         }
     }
@@ -177,7 +177,7 @@ fn allocated(block: u64, size: u64, allocator: Allocator) {
     }
     let Some(session) = Session::live() else { return };
     let lost = &session.header().losses.allocations_full;
-    if let Some(thread) = Recording::begin(session, Identity::current(session.config), lost) {
+    if let Some(thread) = Recording::begin(&session, Identity::current(session.config), lost) {
         let stack = stack::id_here(&thread);
         thread.write(Kind::Allocation, allocator as u8, [block, size, stack], lost);
     }
@@ -190,7 +190,7 @@ type Begun = Option<u32>;
 fn begin_realloc(old: u64) -> Begun {
     let session = Session::live()?;
     let lost = &session.header().losses.frees_full;
-    let thread = Recording::begin(session, Identity::current(session.config), lost)?;
+    let thread = Recording::begin(&session, Identity::current(session.config), lost)?;
     let written = thread.write(Kind::ReallocBegin, 0, [old, usable_bytes(&session, old), 0], lost);
     written.then_some(session.lap_base)
 }
@@ -208,7 +208,7 @@ fn end_realloc(begun: Begun, new: u64, size: u64) {
     } else {
         &losses.allocations_full
     };
-    let Some(thread) = Recording::begin(session, Identity::current(session.config), lost) else {
+    let Some(thread) = Recording::begin(&session, Identity::current(session.config), lost) else {
         return;
     };
     if new != 0 {
@@ -233,7 +233,7 @@ fn end_realloc(begun: Begun, new: u64, size: u64) {
 fn begin_munmap(address: u64, length: u64) -> Begun {
     let session = Session::live()?;
     let lost = &session.header().losses.frees_full;
-    let thread = Recording::begin(session, Identity::current(session.config), lost)?;
+    let thread = Recording::begin(&session, Identity::current(session.config), lost)?;
     let written = thread.write(Kind::MunmapBegin, 0, [address, length, 0], lost);
     written.then_some(session.lap_base)
 }
@@ -244,7 +244,7 @@ fn end_munmap(begun: Begun, address: u64, length: u64, succeeded: bool) {
         return;
     }
     let lost = &session.header().losses.outcomes_full;
-    if let Some(thread) = Recording::begin(session, Identity::current(session.config), lost) {
+    if let Some(thread) = Recording::begin(&session, Identity::current(session.config), lost) {
         thread.write(Kind::MunmapEnd, 0, [address, length, succeeded as u64], lost);
     }
 }

@@ -23,7 +23,7 @@ pub fn id_here(thread: &Recording) -> u64 {
     }
     let layout = &thread.session.config.python;
     // SAFETY: the tool sets `enabled` only with a layout that it proved; the thread pointer is this thread's own.
-    let innermost = match unsafe { innermost(layout, thread.identity.thread_pointer) } {
+    let innermost = match unsafe { innermost(layout, thread.thread_pointer) } {
         Start::Empty => return STACK_EMPTY,
         Start::Unsafe => return STACK_UNKNOWN,
         Start::Frame(frame) => frame,

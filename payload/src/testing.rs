@@ -60,7 +60,12 @@ impl TestRegion {
     /// The start of a recording by a made-up thread.
     pub fn record_as(&self, thread_pointer: u64, tid: u32) -> Option<Recording<'_>> {
         let lost = &self.header().losses.allocations_full;
-        Recording::begin(self.session(), Identity { thread_pointer, tid }, lost)
+        // A recording borrows its session, which a hook has on its stack.
+        Recording::begin(
+            Box::leak(Box::new(self.session())),
+            Identity { thread_pointer, tid },
+            lost,
+        )
     }
 
     pub fn slot(&self, position: u64) -> &Slot {

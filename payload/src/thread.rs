@@ -35,20 +35,20 @@ impl Identity {
 }
 
 /// A thread that is recording an event: its busy mark is set until this is dropped.
-pub struct Recording<'a> {
-    pub session: Session<'a>,
-    pub identity: Identity,
-    entry: &'a ThreadEntry,
+pub struct Recording<'s> {
+    pub session: &'s Session<'s>,
+    pub thread_pointer: u64,
+    entry: &'s ThreadEntry,
     /// What the records call this thread.
     pub index: u16,
 }
 
-impl<'a> Recording<'a> {
+impl<'s> Recording<'s> {
     /// Sets the busy mark and makes the thread known to the tool. None: the event passes through, counted in `lost`
     /// or under its own cause.
     #[inline(always)]
-    pub fn begin(session: Session<'a>, identity: Identity, lost: &AtomicU64) -> Option<Self> {
-        let Some((entry, index)) = find(&session, identity.thread_pointer) else {
+    pub fn begin(session: &'s Session<'s>, identity: Identity, lost: &AtomicU64) -> Option<Self> {
+        let Some((entry, index)) = find(session, identity.thread_pointer) else {
             count(&session.header().losses.no_thread_entry);
             return None;
         };
@@ -67,18 +67,18 @@ impl<'a> Recording<'a> {
         entry.busy.store(1, Relaxed);
         // A signal handler on this thread sees the mark before anything that it protects.
         compiler_fence(AcqRel);
-        let recording = Recording {
-            session,
-            identity,
-            entry,
-            index,
-        };
-        if entry.announced.load(Relaxed) == 0 && !recording.announce() {
+        if entry.announced.load(Relaxed) == 0 && !announce(session, identity, entry, index) {
             // Without its Thread record the event would be taken for one of the entry's previous owner.
             count(lost);
+            entry.busy.store(0, Release);
             return None;
         }
-        Some(recording)
+        Some(Recording {
+            session,
+            thread_pointer: identity.thread_pointer,
+            entry,
+            index,
+        })
     }
 
     /// Writes a record of one slot, and counts it in `lost` if there is no room. True if it is in the ring.
@@ -90,15 +90,15 @@ impl<'a> Recording<'a> {
         }
         outcome == Outcome::Written
     }
+}
 
-    #[cold]
-    #[inline(never)]
-    fn announce(&self) -> bool {
-        let body = [self.identity.tid as u64, self.identity.thread_pointer, 0];
-        let written = self.session.ring().write(self.index, Kind::Thread, 0, body) == Outcome::Written;
-        self.entry.announced.store(written as u32, Relaxed);
-        written
-    }
+#[cold]
+#[inline(never)]
+fn announce(session: &Session, identity: Identity, entry: &ThreadEntry, index: u16) -> bool {
+    let body = [identity.tid as u64, identity.thread_pointer, 0];
+    let written = session.ring().write(index, Kind::Thread, 0, body) == Outcome::Written;
+    entry.announced.store(written as u32, Relaxed);
+    written
 }
 
 impl Drop for Recording<'_> {

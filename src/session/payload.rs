@@ -15,6 +15,8 @@ use wire::{HOOK_COUNT, HOOKED_SYMBOLS, PAGE_BYTES};
 #[cfg(test)]
 mod driven;
 #[cfg(test)]
+mod interpreters;
+#[cfg(test)]
 mod promises;
 
 /// The freestanding shared object, built from `payload/` by `scripts/build_payload.rs`. Inside the binary rather than

@@ -157,22 +157,31 @@ fn a_string_that_is_not_compact_and_a_missing_one_are_left_out_and_flagged() {
 
 #[test]
 fn the_id_changes_with_everything_that_a_reused_address_may_differ_in() {
-    for minor in VERSIONS {
+    for (minor, versions) in VERSIONS
+        .map(|minor| (minor, minor >= 12))
+        .into_iter()
+        .chain([(12, false)])
+    {
         let python = FakePython::new(minor);
         let code = python.function("f");
         let layout = python.layout;
+        if layout.code_version != NONE && !versions {
+            // The counter has run out: as if there were none.
+            python.put(code, layout.code_version & !7, 0);
+        }
         let mut ids = vec![id(&python, code)];
         assert_eq!(ids[0], id(&python, code));
         python.put(code, layout.code_name, python.string("f"));
         ids.push(id(&python, code));
-        python.put(code, layout.code_filename, python.string("/srv/app.py"));
-        ids.push(id(&python, code));
-        python.put(code, layout.code_linetable, python.bytes(&[1, 2, 3, 4, 5, 6, 7, 8, 9]));
-        ids.push(id(&python, code));
-        python.put(code, layout.code_firstlineno & !7, 0x0101_0101_0101_0101);
-        ids.push(id(&python, code));
-        if layout.code_version != NONE {
+        if versions {
             python.put(code, layout.code_version & !7, 0x0202_0202_0202_0202);
+            ids.push(id(&python, code));
+        } else {
+            python.put(code, layout.code_filename, python.string("/srv/app.py"));
+            ids.push(id(&python, code));
+            python.put(code, layout.code_linetable, python.bytes(&[1, 2, 3, 4, 5, 6, 7, 8, 9]));
+            ids.push(id(&python, code));
+            python.put(code, layout.code_firstlineno & !7, 0x0101_0101_0101_0101);
             ids.push(id(&python, code));
         }
         ids.push(id(&python, python.function("f")));

@@ -175,6 +175,23 @@ fn what_found_no_room_is_counted_and_sent_with_the_next_event() {
 }
 
 #[test]
+fn a_stack_whose_code_found_no_room_is_not_sent_either() {
+    let scene = Scene::new(12, 64);
+    scene.python.call(scene.python.function("f"), 2, Entered::ByC);
+    let thread = scene.region.record_as(scene.python.thread_pointer, 1).unwrap();
+    let ring = scene.region.session().ring();
+    // Two slots are left, which would do for the stack.
+    while scene.region.header().head.load(Relaxed) < 62 {
+        ring.write(0, Kind::Pad, 0, [0; 3]);
+    }
+    let id = id_here(&thread);
+    assert_eq!(kinds(&scene.region.drain()), []);
+    assert_eq!(scene.region.header().losses.definitions_full.load(Relaxed), 1);
+    assert_eq!(id_here(&thread), id);
+    assert_eq!(kinds(&scene.region.drain()), [Kind::Code, Kind::Stack]);
+}
+
+#[test]
 fn there_is_an_id_for_no_stack_and_one_for_an_unknown_one() {
     let mut scene = Scene::new(13, 256);
     assert_eq!(scene.id_here(), STACK_EMPTY, "no frame");

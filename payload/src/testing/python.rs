@@ -49,7 +49,7 @@ fn layout(minor: u32) -> PythonLayout {
         frame_owner: 70,
         owner_shim_min: 3,
         code_firstlineno: 68,
-        code_version: 84,
+        code_version: 92,
         unicode_ascii_data: 40,
         unicode_compact_data: 56,
         ..interpreter_frames

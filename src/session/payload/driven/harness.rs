@@ -228,11 +228,6 @@ pub fn usable_bytes(block: u64) -> u64 {
     unsafe { libc::malloc_usable_size(block as *mut libc::c_void) as u64 }
 }
 
-pub fn ticks() -> u64 {
-    // SAFETY: part of the base instruction set.
-    unsafe { std::arch::x86_64::_rdtsc() }
-}
-
 fn thread_pointer() -> u64 {
     // SAFETY: on x86_64 Linux pthread_self is the thread pointer.
     unsafe { libc::pthread_self() as u64 }
