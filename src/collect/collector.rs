@@ -197,7 +197,11 @@ impl Collector {
             Kind::MunmapBegin => {
                 // One that never ended (its outcome was lost) is taken to have happened.
                 self.end_munmaps(|begun| begun.thread == index);
-                self.munmaps.push(Munmap { thread: index, address: first, bytes: second });
+                self.munmaps.push(Munmap {
+                    thread: index,
+                    address: first,
+                    bytes: second,
+                });
             }
             Kind::MunmapEnd if third == 0 => self.munmaps.retain(|begun| begun.thread != index),
             Kind::MunmapEnd => self.end_munmaps(|begun| begun.thread == index),
@@ -294,7 +298,13 @@ impl Collector {
             return;
         }
         let number = self.thread(index).number;
-        if let Some(old) = self.live.insert(address, Block { bytes, is_tentative: false }) {
+        if let Some(old) = self.live.insert(
+            address,
+            Block {
+                bytes,
+                is_tentative: false,
+            },
+        ) {
             // A realloc in another thread has freed it and not said so yet; or its free was lost, and upstream's
             // readers would count the old block for ever.
             self.counters.live_bytes -= old.bytes;
@@ -331,7 +341,11 @@ impl Collector {
 
     fn realloc_end(&mut self, index: u16, flags: u8, [address, bytes, stack_id]: [u64; 3]) {
         let begun = self.thread(index).realloc.take().filter(|_| flags & REALLOC_BEGUN != 0);
-        if let Some(Realloc { address: old, usable_bytes }) = begun {
+        if let Some(Realloc {
+            address: old,
+            usable_bytes,
+        }) = begun
+        {
             let known = self.live.get_mut(&old);
             if flags & REALLOC_FAILED != 0 {
                 // The old block is still there.

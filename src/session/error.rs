@@ -20,7 +20,11 @@ pub enum Error {
     Memfd(&'static str, std::io::Error),
     Guardian(std::io::Error),
     /// Somebody tracks this process already.
-    Busy { pid: i32, owner: Owner, owner_name: String },
+    Busy {
+        pid: i32,
+        owner: Owner,
+        owner_name: String,
+    },
     /// The collector belongs to another user, who has to end it.
     ForeignOwner(Owner, String),
     /// The collector runs in another PID namespace and can't be reached from here.
@@ -54,14 +58,24 @@ impl fmt::Display for Error {
                 owner.path.display()
             ),
             Self::ForeignOwner(owner, name) => {
-                write!(f, "its collector (memray pid {}) belongs to {name}, who alone may end it", owner.pid)
+                write!(
+                    f,
+                    "its collector (memray pid {}) belongs to {name}, who alone may end it",
+                    owner.pid
+                )
             }
             Self::ElsewhereOwned(owner) => {
-                write!(f, "its collector (memray pid {} there) runs in another container", owner.pid)
+                write!(
+                    f,
+                    "its collector (memray pid {} there) runs in another container",
+                    owner.pid
+                )
             }
             Self::NoSession => f.write_str("it is not being tracked"),
             Self::NothingToHook => f.write_str("none of its modules calls malloc through a slot that could be hooked"),
-            Self::TooManySlots(count) => write!(f, "its modules have {count} slots, more than the journal has room for"),
+            Self::TooManySlots(count) => {
+                write!(f, "its modules have {count} slots, more than the journal has room for")
+            }
             Self::Internal(what) => f.write_str(what),
         }
     }
@@ -82,7 +96,9 @@ impl Error {
             Self::Busy { pid, .. } => Some(format!("memray detach {pid}")),
             Self::ForeignOwner(_, name) => Some(format!("run memray detach as {name} or as root")),
             Self::ElsewhereOwned(_) => Some("run memray detach in the container where it was attached".to_owned()),
-            Self::NothingToHook => Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned()),
+            Self::NothingToHook => {
+                Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned())
+            }
             Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
         }
     }

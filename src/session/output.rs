@@ -98,7 +98,8 @@ impl Output {
                 if !is_device {
                     // An overwritten file keeps its mode otherwise.
                     let private = std::fs::Permissions::from_mode(0o600);
-                    file.set_permissions(private).map_err(|error| OutputError::Create(path.to_owned(), error))?;
+                    file.set_permissions(private)
+                        .map_err(|error| OutputError::Create(path.to_owned(), error))?;
                 }
                 Ok(Self { file, path: absolute })
             }

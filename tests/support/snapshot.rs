@@ -90,8 +90,14 @@ impl Snapshot {
         assert_eq!(names(self), names(after), "modules");
         for (name, before) in &self.slots {
             let words = before.chunks(8).zip(after.slots[name].chunks(8));
-            let differing = words.enumerate().find(|(_, (a, b))| a != b && !self.was_bound_lazily(name, a, b));
-            assert_eq!(differing.map(|(index, _)| index * 8), None, "{name} differs at this offset");
+            let differing = words
+                .enumerate()
+                .find(|(_, (a, b))| a != b && !self.was_bound_lazily(name, a, b));
+            assert_eq!(
+                differing.map(|(index, _)| index * 8),
+                None,
+                "{name} differs at this offset"
+            );
         }
     }
 
