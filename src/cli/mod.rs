@@ -5,8 +5,6 @@ mod duration;
 mod failure;
 mod reports;
 
-pub use failure::Failure;
-
 use crate::session;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::path::PathBuf;

@@ -30,10 +30,8 @@ mod threads;
 mod version;
 mod walk;
 
-pub use describe::{Description, describe};
-pub use error::{FindError, ProofError, WalkError};
+pub use describe::describe;
+pub use error::FindError;
 pub use find::{Runtime, find};
-pub use layout::Layout;
 pub use memory::{Image, Memory, ReadError};
-pub use proof::{Proof, PythonThread, prove};
-pub use version::Version;
+pub use proof::prove;

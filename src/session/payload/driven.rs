@@ -24,7 +24,7 @@ fn one_round(driven: &Driven, round: u64) -> Vec<Event> {
         flags: allocator as u8,
         body: [address, size, 0],
     };
-    let mut free = |log: &mut Vec<Event>, block: u64| {
+    let free = |log: &mut Vec<Event>, block: u64| {
         log.push(Event {
             kind: Kind::Free,
             flags: 0,
