@@ -80,11 +80,7 @@ impl Session {
                     return End::TargetEnded;
                 }
                 if !self.landing_is_there() {
-                    return if self.process.is_alive() {
-                        End::TargetExecuted
-                    } else {
-                        End::TargetEnded
-                    };
+                    return self.how_it_left();
                 }
                 self.sample();
                 report(&self.progress(now));
