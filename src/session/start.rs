@@ -106,7 +106,8 @@ impl Session {
             let layout = match &proof {
                 Ok(proof) => proof.layout,
                 Err(error) => {
-                    notes.push(format!("no Python stacks: {error}"));
+                    let fix = error.fix().map_or(String::new(), |fix| format!("; {fix}"));
+                    notes.push(format!("no Python stacks: {error}{fix}"));
                     PythonLayout::OFF
                 }
             };
