@@ -2,10 +2,10 @@
 //!
 //! - [`heap`]: events in, the live heap, its high-water mark and its leaks out; made of [`live`] (blocks by
 //!   address), [`ranges`] (mapped ranges) and [`high_water`] (what each place held at the peak).
-//! - [`functions`]: a snapshot as one row a function, for `memray summary`.
+//! - [`mod@functions`]: a snapshot as one row a function, for `memray summary`.
 //! - [`growth`]: a snapshot as one row an allocating line, with where that line lies ([`origin`]).
-//! - [`trend`]: is a series of samples growing? [`verdict`]: that, the time to the limit, and a reconciliation.
-//! - [`losses`]: what was not recorded, by what that means.
+//! - [`trend`]: is a series of samples growing? [`mod@verdict`]: that, the time to the limit, and a reconciliation.
+//! - [`mod@losses`]: what was not recorded, by what that means.
 //! - [`input`]: what all of it works on.
 
 mod functions;
