@@ -42,9 +42,6 @@ pub struct Heap {
     places: Places,
     blocks: LiveBlocks,
     ranges: RangeMap,
-    allocations_count: u64,
-    old_frees_count: u64,
-    old_unmapped_bytes: u64,
 }
 
 impl Heap {
@@ -65,7 +62,6 @@ impl Heap {
                 stack,
                 ..
             } => {
-                self.allocations_count += 1;
                 let location = self.places.id(tid, stack, allocator);
                 let bytes = size.min(BLOCK_BYTES_MAX);
                 if allocator == Allocator::Mmap as u8 {
@@ -80,50 +76,24 @@ impl Heap {
                     self.places.change(location, bytes as i64, 1);
                 }
             }
-            Event::Deallocation { address, .. } => match self.blocks.free(address) {
-                Some(old) => self.places.change(old.location, -(old.bytes as i64), -1),
-                None => self.old_frees_count += 1,
-            },
+            Event::Deallocation { address, .. } => {
+                if let Some(old) = self.blocks.free(address) {
+                    self.places.change(old.location, -(old.bytes as i64), -1);
+                }
+            }
             Event::Unmap { address, size, .. } => {
                 let places = &mut self.places;
-                let removed_bytes = self.ranges.remove(address, size, &mut |change| {
+                self.ranges.remove(address, size, &mut |change| {
                     places.change(change.location, change.bytes, change.blocks);
                 });
-                self.old_unmapped_bytes = self
-                    .old_unmapped_bytes
-                    .saturating_add(size.saturating_sub(removed_bytes));
             }
             Event::Memory { .. } => return,
         }
         self.places.end_event();
     }
 
-    pub fn live_bytes(&self) -> u64 {
-        self.places.live_bytes()
-    }
-
     pub fn peak_bytes(&self) -> u64 {
         self.places.peak_bytes()
-    }
-
-    /// Live blocks and mapped ranges.
-    pub fn live_blocks_count(&self) -> usize {
-        self.blocks.blocks_count() + self.ranges.iter().count()
-    }
-
-    /// Allocations so far, freed ones included.
-    pub fn allocations_count(&self) -> u64 {
-        self.allocations_count
-    }
-
-    /// Frees of blocks that the capture didn't see allocated.
-    pub fn old_frees_count(&self) -> u64 {
-        self.old_frees_count
-    }
-
-    /// Bytes unmapped that the capture didn't see mapped.
-    pub fn old_unmapped_bytes(&self) -> u64 {
-        self.old_unmapped_bytes
     }
 
     /// What was live at the last moment at which the heap was largest.
@@ -168,25 +138,6 @@ impl Heap {
             rows,
         }
     }
-}
-
-/// The heap after all events.
-pub fn heap(events: impl IntoIterator<Item = Event>) -> Heap {
-    let mut heap = Heap::new();
-    for event in events {
-        heap.apply(&event);
-    }
-    heap
-}
-
-/// What was live at the high-water mark.
-pub fn high_water(events: impl IntoIterator<Item = Event>) -> Snapshot {
-    heap(events).high_water()
-}
-
-/// What is live after the last event.
-pub fn leaks(events: impl IntoIterator<Item = Event>, arena_bytes: Option<u64>) -> Snapshot {
-    heap(events).leaks(arena_bytes)
 }
 
 /// Size of an arena of Python's small-object allocator, where the interpreter uses it: `ARENA_BITS` in

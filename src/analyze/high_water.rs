@@ -97,6 +97,7 @@ impl Places {
         }
     }
 
+    #[cfg(test)]
     pub fn live_bytes(&self) -> u64 {
         self.live_bytes
     }

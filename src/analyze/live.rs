@@ -28,8 +28,4 @@ impl LiveBlocks {
     pub fn free(&mut self, address: u64) -> Option<Block> {
         self.by_address.remove(&address)
     }
-
-    pub fn blocks_count(&self) -> usize {
-        self.by_address.len()
-    }
 }

@@ -57,17 +57,13 @@ pub enum ReadError {
         source: io::Error,
     },
     /// Nothing in it.
-    Empty {
-        path: PathBuf,
-    },
+    Empty,
     /// Neither an LZ4 frame nor a raw capture, or cut before the header ends.
     NotACapture {
-        path: PathBuf,
         why: &'static str,
     },
     /// A capture of a version that is not read.
     Version {
-        path: PathBuf,
         found: u32,
     },
     /// Analysis wants every allocation; this file has one record for each place.
@@ -83,9 +79,9 @@ impl fmt::Display for ReadError {
                 let text = source.to_string();
                 write!(f, "{}", text.split(" (os error").next().unwrap_or(&text).to_lowercase())
             }
-            Self::Empty { .. } => write!(f, "the file is empty"),
-            Self::NotACapture { why, .. } => write!(f, "not a memray capture: {why}"),
-            Self::Version { found, .. } => write!(f, "capture version {found}; versions 12 and 13 are read"),
+            Self::Empty => write!(f, "the file is empty"),
+            Self::NotACapture { why } => write!(f, "not a memray capture: {why}"),
+            Self::Version { found } => write!(f, "capture version {found}; versions 12 and 13 are read"),
             Self::Aggregated { .. } => write!(f, "an aggregated capture, which has no single allocations"),
         }
     }
@@ -97,10 +93,13 @@ impl ReadError {
     /// What to do about it.
     pub fn fix(&self) -> Option<String> {
         match self {
-            Self::Io { .. } => Some("check the path and its permissions with: ls -l".into()),
-            Self::Empty { .. } => Some("if it is being recorded with --aggregate, wait until that ends".into()),
+            Self::Io { path, .. } => Some(format!(
+                "check the path and its permissions with: ls -l {}",
+                path.display()
+            )),
+            Self::Empty => Some("if it is being recorded with --aggregate, wait until that ends".into()),
             Self::NotACapture { .. } => Some("name a file that memray attach or memray run wrote".into()),
-            Self::Version { found, .. } => Some(match found {
+            Self::Version { found } => Some(match found {
                 14.. => "use a newer memray".into(),
                 _ => format!(
                     "record it again, or read it with the upstream memray that wrote it ({})",

@@ -12,27 +12,27 @@
 //! marks neither width nor byte order. A reader trusts nothing: every length is bounded, every index checked,
 //! and what precedes the damage is delivered.
 
-pub mod appendix;
-pub mod error;
-pub mod fields;
-pub mod frames;
-pub mod header;
-pub mod lines;
-pub mod lnotab;
-pub mod reader;
-pub mod record;
-pub mod records;
-pub mod sink;
-pub mod source;
-pub mod token;
-pub mod varint;
-pub mod writer;
+mod appendix;
+mod error;
+mod fields;
+mod frames;
+mod header;
+mod lines;
+mod lnotab;
+mod reader;
+mod record;
+mod records;
+mod sink;
+mod source;
+mod token;
+mod varint;
+mod writer;
 
 pub use appendix::{Appendix, Losses, OldFrees, Sample};
 pub use error::{Damage, ReadError, WriteError};
 pub use frames::Frame;
 pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
-pub use reader::{Event, Location, Reader, StackIndex};
+pub use reader::{Event, Reader, StackIndex};
 pub use record::{AggregatedAllocation, RawRecord};
 pub use records::RawReader;
 pub use writer::{Writer, WriterOptions};

@@ -225,15 +225,6 @@ impl Reader {
         })
     }
 
-    /// The stack without its leaf; 0 for the empty stack and for an index that is not from this reader.
-    pub fn stack_parent(&self, stack: StackIndex) -> StackIndex {
-        if (stack as usize) < self.tree.nodes_count() {
-            self.tree.parent(stack)
-        } else {
-            ROOT
-        }
-    }
-
     /// Number of frames.
     pub fn stack_depth(&self, stack: StackIndex) -> u32 {
         if (stack as usize) < self.tree.nodes_count() {
@@ -244,11 +235,13 @@ impl Reader {
     }
 
     /// Number of distinct stacks so far, the empty one included; indices are below it.
+    #[cfg(test)]
     pub fn stacks_count(&self) -> usize {
         self.tree.nodes_count()
     }
 
     /// The last name that the thread got.
+    #[cfg(test)]
     pub fn thread_name(&self, tid: u64) -> Option<&str> {
         self.thread_names.get(&tid).map(String::as_str)
     }

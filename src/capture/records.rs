@@ -31,7 +31,7 @@ impl RawReader {
     /// Opens a raw or compressed capture of version 12 or 13 and reads its header and appendix.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let (mut source, appendix) = Source::open(path)?;
-        let header = read_header(&mut source, path)?;
+        let header = read_header(&mut source)?;
         Ok(Self {
             source,
             header,
@@ -410,8 +410,8 @@ impl RawReader {
 /// Longest header that is read, in bytes.
 const HEADER_BYTES_MAX: usize = 64 << 20;
 
-fn read_header(source: &mut Source, path: &Path) -> Result<Header, ReadError> {
-    let not_a_capture = |why| ReadError::NotACapture { path: path.into(), why };
+fn read_header(source: &mut Source) -> Result<Header, ReadError> {
+    let not_a_capture = |why| ReadError::NotACapture { why };
     let mut wanted_bytes = 4096;
     loop {
         source.fill(wanted_bytes);
@@ -421,10 +421,7 @@ fn read_header(source: &mut Source, path: &Path) -> Result<Header, ReadError> {
                 return Ok(header);
             }
             Err(HeaderFault::Version(found)) => {
-                return Err(ReadError::Version {
-                    path: path.into(),
-                    found,
-                });
+                return Err(ReadError::Version { found });
             }
             Err(HeaderFault::Bad(why)) => return Err(not_a_capture(why)),
             Err(HeaderFault::Cut) if source.ended() => return Err(not_a_capture("it ends inside the header")),

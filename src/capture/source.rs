@@ -76,7 +76,7 @@ impl Source {
             path: path.into(),
             source,
         };
-        let not_a_capture = |why| ReadError::NotACapture { path: path.into(), why };
+        let not_a_capture = |why| ReadError::NotACapture { why };
         let file = File::open(path).map_err(io_error)?;
         let metadata = file.metadata().map_err(io_error)?;
         let file_bytes = if metadata.is_file() { Some(metadata.len()) } else { None };
@@ -93,7 +93,7 @@ impl Source {
         };
         let mut magic = [0; 4];
         if read_up_to(&mut source.file, &mut magic).map_err(io_error)? == 0 {
-            return Err(ReadError::Empty { path: path.into() });
+            return Err(ReadError::Empty);
         }
         if magic == LZ4_MAGIC {
             let frame = Lz4Frame::read(&mut source.file)

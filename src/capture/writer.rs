@@ -245,11 +245,13 @@ impl Writer {
     }
 
     /// Length of the file as it stands, without what waits for the next block.
+    #[cfg(test)]
     pub fn bytes_written(&self) -> u64 {
         self.sink.bytes_written()
     }
 
     /// Allocation records so far, frees included.
+    #[cfg(test)]
     pub fn allocations_count(&self) -> u64 {
         self.allocations_count
     }

@@ -21,7 +21,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .parse::<f64>()
         .map_err(|_| "use a number of seconds, or 30s, 5m".to_owned())?
         * unit_seconds;
-    if !(seconds > 0.0) {
+    if seconds.is_nan() || seconds <= 0.0 {
         return Err("the window must be longer than 0".to_owned());
     }
     if seconds > SECONDS_MAX {

@@ -5,8 +5,6 @@ mod duration;
 mod failure;
 mod reports;
 
-pub use failure::Failure;
-
 use crate::session;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -56,8 +54,13 @@ struct AttachArgs {
     /// Track for this long, then detach and print the answer: seconds, or 30s, 5m
     #[arg(long, value_name = "TIME", value_parser = duration::parse, allow_negative_numbers = true)]
     duration: Option<Duration>,
-    /// Write the capture here [default: memray-<PID>.<n>.bin]
-    #[arg(short, long, value_name = "FILE")]
+    // Not a doc comment, where <PID> would be an HTML tag.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        help = "Write the capture here [default: memray-<PID>.<n>.bin]"
+    )]
     output: Option<PathBuf>,
     /// Overwrite the output file if it exists
     #[arg(short, long)]

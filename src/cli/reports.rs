@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use super::{ParseArgs, SummaryArgs};
-use crate::analyze::{Heap, LineTable, Origins, SortColumn, arena_bytes, functions, lines};
+use crate::analyze::{Heap, LineTable, Origins, SortColumn, arena_bytes, functions, lines, losses};
 use crate::capture::{Damage, RawReader, ReadError, Reader};
 use crate::{report, ui};
 use std::io::Write;
@@ -14,8 +14,9 @@ pub fn summary(args: &SummaryArgs) -> Result<(), Failure> {
         .map_or_else(|| report::default_rows(lines_of_terminal()), |rows| rows as usize);
     let color = ui::use_color();
     let mut text = Vec::new();
+    let (heap, reader) = read(&args.results)?;
     let written = if args.leaks {
-        let table = leaks_of(&args.results)?;
+        let table = leaks_table(&heap, &reader);
         report::leaks(
             &table,
             &report::LeaksOptions { max_rows, color },
@@ -23,7 +24,6 @@ pub fn summary(args: &SummaryArgs) -> Result<(), Failure> {
             &mut text,
         )
     } else {
-        let (heap, reader) = read(&args.results)?;
         let table = functions(&heap.high_water(), &reader);
         let sort = SortColumn::from_number(u32::from(args.sort_column)).unwrap_or_default();
         report::summary(
@@ -34,6 +34,7 @@ pub fn summary(args: &SummaryArgs) -> Result<(), Failure> {
         )
     };
     written.map_err(|error| Failure::new(format!("cannot print: {error}"), None))?;
+    warn_of_gaps(&args.results, &reader);
     // A closed pipe is the reader's wish, no failure.
     let _ = std::io::stdout().write_all(&text);
     Ok(())
@@ -54,13 +55,17 @@ pub fn parse(args: &ParseArgs) -> Result<(), Failure> {
 /// What was still live at a capture's end, by line.
 pub fn leaks_of(path: &Path) -> Result<LineTable, Failure> {
     let (heap, reader) = read(path)?;
+    Ok(leaks_table(&heap, &reader))
+}
+
+fn leaks_table(heap: &Heap, reader: &Reader) -> LineTable {
     let header = reader.header();
     let arena = arena_bytes(header.python_version, header.python_allocator);
     let origins = Origins {
         libdest: &header.libdest,
         site_packages: &header.site_packages,
     };
-    Ok(lines(&heap.leaks(arena), &reader, &origins, arena))
+    lines(&heap.leaks(arena), reader, &origins, arena)
 }
 
 /// Reads a capture to its end.
@@ -82,6 +87,23 @@ fn warn_of_damage(path: &Path, damage: Option<&Damage>) {
     if let Some(damage) = damage {
         eprintln!(
             "memray: {} is damaged: {damage}; what comes before is shown",
+            path.display()
+        );
+    }
+}
+
+/// What a table does not show by itself: events that were never recorded, and those still to come.
+fn warn_of_gaps(path: &Path, reader: &Reader) {
+    let lost_count = reader
+        .appendix()
+        .map_or(0, |appendix| losses(&appendix.losses).total_count());
+    if lost_count > 0 {
+        let events = ui::format::counted(lost_count, "event");
+        eprintln!("memray: {} lacks {events} that could not be recorded", path.display());
+    }
+    if reader.damage().is_none() && !reader.is_complete() {
+        eprintln!(
+            "memray: {} was not closed: it is being recorded, or its memray was killed",
             path.display()
         );
     }

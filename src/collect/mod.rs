@@ -11,7 +11,7 @@ mod region;
 mod ring;
 mod ticks;
 
-pub use collector::{Collector, Counters, MAIN_THREAD, ThreadNames};
+pub use collector::{Collector, MAIN_THREAD, ThreadNames};
 pub use region::Region;
-pub use ring::{RawRecord, RingReader};
+pub use ring::RingReader;
 pub use ticks::TickClock;

@@ -122,7 +122,7 @@ impl RingReader {
     fn advance(&mut self) {
         self.position += 1;
         self.stalled_since = None;
-        if self.position % PUBLISH_EVERY == 0 {
+        if self.position.is_multiple_of(PUBLISH_EVERY) {
             self.publish();
         }
     }

@@ -14,8 +14,6 @@ pub trait Memory {
 pub trait Image {
     /// The path it was loaded from, as the tracee sees it.
     fn path(&self) -> &str;
-    /// Every address that belongs to it, from its first segment to the end of its last.
-    fn range(&self) -> Range<u64>;
     /// Its executable segments.
     fn executable_ranges(&self) -> &[Range<u64>];
     /// The absolute address of a symbol that its dynamic symbol table defines.

@@ -1,10 +1,10 @@
 //! CPython as data, seen from outside: which image of a process is the interpreter, where its structures
 //! lie, what its threads are doing, and what it says about itself. In the order of use:
 //!
-//! 1. [`find`]: the image, the version, the table of offsets; or the reason why this is not a target.
+//! 1. [`mod@find`]: the image, the version, the table of offsets; or the reason why this is not a target.
 //! 2. [`prove`]: walks every thread of every interpreter with that table and derives how the payload
 //!    reaches its own thread state; nothing goes live without it.
-//! 3. [`describe`]: what the capture's header says about the target.
+//! 3. [`mod@describe`]: what the capture's header says about the target.
 //!
 //! Everything is read through a given [`Memory`] while the target runs, so every value may be torn or
 //! stale: each is checked, each loop and length has a named bound, and what races is tried again. This
@@ -30,10 +30,8 @@ mod threads;
 mod version;
 mod walk;
 
-pub use describe::{Description, describe};
-pub use error::{FindError, ProofError, WalkError};
+pub use describe::describe;
+pub use error::FindError;
 pub use find::{Runtime, find};
-pub use layout::Layout;
 pub use memory::{Image, Memory, ReadError};
-pub use proof::{Proof, PythonThread, prove};
-pub use version::Version;
+pub use proof::prove;

@@ -26,7 +26,9 @@ pub struct Proof {
     pub layout: PythonLayout,
     /// Offset of the kernel's thread id (i32) from the thread pointer.
     pub tid_offset: u32,
-    /// One for each thread that has a thread state; the main thread first.
+    /// One for each thread that has a thread state; the main thread first. The tests hold each against what
+    /// the program says of itself; the payload needs none of it.
+    #[cfg(test)]
     pub threads: Vec<PythonThread>,
     /// The kernel's id of Python's main thread, as the tracee sees it.
     pub main_tid: u32,
@@ -114,6 +116,7 @@ fn attempt(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &HashS
     Ok(Proof {
         layout: wire_layout(runtime, recipe, code_type),
         tid_offset,
+        #[cfg(test)]
         threads: list,
         main_tid,
     })

@@ -6,8 +6,7 @@ use std::io::{self, Write};
 use super::leaks::{LeaksOptions, leaks};
 use super::paint::{Paint, Style};
 use super::table::wrap;
-use crate::analyze::trend::Rate;
-use crate::analyze::{Basis, Limit, LineTable, LossSummary, Reconcile, Trend, Verdict};
+use crate::analyze::{Basis, Limit, LineTable, LossSummary, Rate, Reconcile, Trend, Verdict};
 use crate::ui::format;
 
 /// Sentences are not longer, however wide the terminal is.

@@ -1,16 +1,16 @@
 //! Tables to text, through a `Write`. Opens no file, measures nothing, asks the terminal nothing.
 //!
-//! - [`summary`]: functions by what they hold; [`leaks`]: lines by what is still live; [`answer`]: that and the
-//!   verdict on a window; [`parse`]: records one by one.
+//! - [`mod@summary`]: functions by what they hold; [`mod@leaks`]: lines by what is still live; [`mod@answer`]: that
+//!   and the verdict on a window; [`mod@parse`]: records one by one.
 //! - [`table`], [`location`], [`paint`]: boxes, places that give way from their left, colour.
 
-pub mod answer;
-pub mod leaks;
-pub mod location;
-pub mod paint;
-pub mod parse;
-pub mod summary;
-pub mod table;
+mod answer;
+mod leaks;
+mod location;
+mod paint;
+mod parse;
+mod summary;
+mod table;
 
 pub use answer::{Answer, TargetEnd, answer};
 pub use leaks::{LeaksOptions, leaks};

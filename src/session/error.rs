@@ -124,7 +124,7 @@ fn clock_text(ms: u64) -> String {
 
 /// Gregorian date of a day number since 1970-01-01, by walking years and months.
 fn civil_date(mut days: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let mut year = 1970;
     // A mark's time is a u64 of milliseconds that the target could have overwritten: bounded to the year 9999.
     while year < 9999 {

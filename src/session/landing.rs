@@ -139,11 +139,6 @@ impl Landing {
         })
     }
 
-    /// Whether a GOT slot with this value is one of ours.
-    pub fn holds(&self, address: u64) -> bool {
-        (self.header.text_start..self.header.text_end).contains(&address)
-    }
-
     /// The journal's valid entries.
     pub fn journal(&self, process: &Process) -> Result<Vec<JournalEntry>, inject::Error> {
         let count = (self.header.journal_count as usize).min(JOURNAL_ENTRIES_MAX);

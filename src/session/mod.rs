@@ -12,7 +12,7 @@ mod guardian;
 mod hooking;
 mod landing;
 mod output;
-pub mod payload;
+mod payload;
 mod place;
 mod repair;
 mod sampler;
@@ -26,7 +26,6 @@ pub use finish::Ended;
 pub use repair::detach;
 pub use signals::Signals;
 pub use start::Options;
-pub use window::End;
 
 use crate::capture::Sample;
 use crate::collect::Collector;

@@ -101,13 +101,6 @@ impl fmt::Display for ImageError {
 
 impl std::error::Error for ImageError {}
 
-impl ImageError {
-    /// What mends it.
-    pub fn fix(&self) -> Option<String> {
-        Some("this binary was built wrongly; build it again with `cargo build --release`".to_owned())
-    }
-}
-
 /// The embedded payload.
 pub fn image() -> Result<Image, ImageError> {
     Image::parse(IMAGE)

@@ -106,7 +106,8 @@ impl Session {
             let layout = match &proof {
                 Ok(proof) => proof.layout,
                 Err(error) => {
-                    notes.push(format!("no Python stacks: {error}"));
+                    let fix = error.fix().map_or(String::new(), |fix| format!("; {fix}"));
+                    notes.push(format!("no Python stacks: {error}{fix}"));
                     PythonLayout::OFF
                 }
             };
@@ -144,12 +145,8 @@ impl Session {
                 real: hooks.reals(),
                 ring_mask: RING_SLOTS - 1,
                 lap_base,
-                ticks_per_us: if target::may_wait(&process) {
-                    clock.ticks_per_us()
-                } else {
-                    0
-                },
-                wait_event_us: WAIT_EVENT_US,
+                ticks_per_us: clock.ticks_per_us(),
+                wait_event_us: if target::may_wait(&process) { WAIT_EVENT_US } else { 0 },
                 wait_second_us: WAIT_SECOND_US,
                 tid_offset: proof.as_ref().map_or(0, |proof| proof.tid_offset),
                 glibc_chunks: u32::from(hooks.is_from_glibc(&process, Hook::Free)),

@@ -29,10 +29,6 @@ impl Image for TargetImage<'_> {
         &self.module.path
     }
 
-    fn range(&self) -> Range<u64> {
-        self.module.start..self.module.end
-    }
-
     fn executable_ranges(&self) -> &[Range<u64>] {
         &self.module.executable
     }

@@ -1,8 +1,8 @@
 //! The terminal: how wide it is, whether it takes colour, and the progress line. No numbers of its own.
 
 pub mod format;
-pub mod progress;
-pub mod terminal;
+mod progress;
+mod terminal;
 
 pub use progress::{Progress, ProgressState};
 pub use terminal::{height, is_terminal, use_color, width};

@@ -55,11 +55,6 @@ impl Progress {
             self.bar.set_message(sentence.to_owned());
         }
     }
-
-    /// Prints a line above the progress line; to standard error in any case.
-    pub fn print(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
-    }
 }
 
 impl Drop for Progress {

@@ -133,7 +133,7 @@ impl Process {
     /// Stores one aligned word, so that whoever reads it meanwhile sees the old or the new value
     /// ([`crate::words_are_written_whole`] checks that of this kernel and CPU).
     pub fn write_word(&self, address: RemoteAddr, value: u64) -> Result<(), Error> {
-        if address.0 % 8 != 0 {
+        if !address.0.is_multiple_of(8) {
             return Err(Error::Unaligned(address));
         }
         let bytes = value.to_le_bytes();

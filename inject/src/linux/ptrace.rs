@@ -43,10 +43,6 @@ impl Seized {
         Ok(Self { tid, is_stopped: false })
     }
 
-    pub fn tid(&self) -> i32 {
-        self.tid
-    }
-
     /// Stops the thread. False if it did not stop in time (it sleeps uninterruptibly): the calling thread
     /// must then end, because only the tracer's end frees such a tracee.
     pub fn interrupt(&mut self, time_max: Duration) -> Result<bool, Error> {

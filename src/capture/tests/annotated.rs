@@ -1,7 +1,7 @@
 //! Files by hand, read: the annotated example of the format's description, and one record of each kind.
 
 use super::builder::*;
-use crate::capture::{Event, FileFormat, Header, Location, ReadError, Reader};
+use crate::capture::{Event, FileFormat, Header, ReadError, Reader, reader::Location};
 
 const EXAMPLE_EVENTS: [Event; 7] = [
     Event::Memory {
@@ -71,10 +71,7 @@ fn the_example_gives_its_events() {
     assert_eq!(reader.stack_frames(0).count(), 0);
     assert_eq!(reader.stack_frames(3).count(), 0);
     assert_eq!(reader.stack_frames(u32::MAX).count(), 0);
-    assert_eq!(
-        (reader.stack_parent(2), reader.stack_depth(2), reader.stacks_count()),
-        (1, 2, 3)
-    );
+    assert_eq!((reader.stack_depth(2), reader.stacks_count()), (2, 3));
 }
 
 #[test]
@@ -236,7 +233,7 @@ fn version_12_has_no_paths_and_others_are_refused() {
         .concat();
         let file = TempFile::new(&bytes);
         let error = Reader::open(file.path()).err().expect("a refusal");
-        assert!(matches!(error, ReadError::Version { found, .. } if found == version));
+        assert!(matches!(error, ReadError::Version { found } if found == version));
         assert!(
             error
                 .to_string()
@@ -249,7 +246,7 @@ fn version_12_has_no_paths_and_others_are_refused() {
 #[test]
 fn files_that_are_no_captures_are_named_as_such() {
     let refuse = |content: &[u8]| Reader::open(TempFile::new(content).path()).err().expect("a refusal");
-    assert!(matches!(refuse(b""), ReadError::Empty { .. }));
+    assert!(matches!(refuse(b""), ReadError::Empty));
     for content in [
         &b"m"[..],
         b"hello, world",

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::interpreters::{SUPPORTED, interpreter, missing};
 use super::target::{Target, tempfile_directory};
-use crate::python::{Description, describe};
+use crate::python::describe::{Description, describe};
 
 fn read(target: &Target) -> Description {
     describe(&target.memory, &target.find().unwrap(), &target.cwd())

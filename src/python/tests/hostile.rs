@@ -56,9 +56,6 @@ impl Image for Fake {
     fn path(&self) -> &str {
         "/usr/bin/python3"
     }
-    fn range(&self) -> Range<u64> {
-        0x1000..0x9000
-    }
     fn executable_ranges(&self) -> &[Range<u64>] {
         &[]
     }

@@ -33,7 +33,6 @@ impl Memory for ProcMemory {
 
 pub struct ElfImage {
     path: String,
-    range: Range<u64>,
     executable: Vec<Range<u64>>,
     bias: u64,
     symbols: Rc<HashMap<String, u64>>,
@@ -42,10 +41,6 @@ pub struct ElfImage {
 impl Image for ElfImage {
     fn path(&self) -> &str {
         &self.path
-    }
-
-    fn range(&self) -> Range<u64> {
-        self.range.clone()
     }
 
     fn executable_ranges(&self) -> &[Range<u64>] {
@@ -112,7 +107,6 @@ pub fn images(pid: u32) -> Vec<ElfImage> {
         let moved = |range: &Range<u64>| range.start + bias..range.end + bias;
         images.push(ElfImage {
             path: path.to_owned(),
-            range: moved(&(segments[0].0.start..segments.last().unwrap().0.end)),
             executable: segments.iter().filter(|it| it.1).map(|it| moved(&it.0)).collect(),
             bias,
             symbols,

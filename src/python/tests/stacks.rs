@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use super::interpreters::{SUPPORTED, interpreter};
 use super::target::Target;
-use crate::python::layout::Instruction;
+use crate::python::Runtime;
+use crate::python::error::ProofError;
+use crate::python::layout::{Instruction, Layout};
+use crate::python::proof::Proof;
 use crate::python::walk::{CodeCache, walk};
-use crate::python::{Layout, Proof, Runtime};
 
 /// Main is in a generator under 50 levels of recursion, a `threading` thread in a list comprehension and a
 /// `_thread` thread in a lambda; each says its stack and sleeps in the function that said it.
@@ -327,7 +329,7 @@ fn threads_without_frames_prove_nothing() {
         runtime.layout.thread.frame = null as u32;
         runtime.layout.thread.cframe_frame = None;
         let error = target.prove(&runtime).unwrap_err();
-        assert_eq!(error, crate::python::ProofError::NoFrames { threads: 1 }, "{version}");
+        assert_eq!(error, ProofError::NoFrames { threads: 1 }, "{version}");
         assert!(error.fix().is_some());
     }
 }

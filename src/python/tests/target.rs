@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::images::{ElfImage, ProcMemory, images};
-use crate::python::{FindError, Proof, ProofError, Runtime, find, prove};
+use crate::python::error::ProofError;
+use crate::python::proof::Proof;
+use crate::python::{FindError, Runtime, find, prove};
 
 /// Defined before each program: `say(key, *values)` writes one line, `describe()` what the program knows
 /// about itself, `stack()` the caller's frames, innermost first.
