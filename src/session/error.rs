@@ -31,6 +31,8 @@ pub enum Error {
     ForeignOwner(Owner, String),
     /// The collector runs in another PID namespace and can't be reached from here.
     ElsewhereOwned(Owner),
+    /// Another memray is attaching and does not get done.
+    BeingAttached,
     /// Nobody tracks this process.
     NoSession,
     /// The allocation functions were not found in any module.
@@ -76,6 +78,7 @@ impl fmt::Display for Error {
                     owner.pid
                 )
             }
+            Self::BeingAttached => f.write_str("another memray is attaching to it right now"),
             Self::NoSession => f.write_str("it is not being tracked"),
             Self::NothingToHook => f.write_str("none of its modules calls malloc through a slot that could be hooked"),
             Self::TooManySlots(count) => {
@@ -104,6 +107,7 @@ impl Error {
             Self::NothingToHook => {
                 Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned())
             }
+            Self::BeingAttached => Some("try again in a moment".to_owned()),
             Self::TornWords | Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
         }
     }

@@ -1,5 +1,6 @@
 //! The landing in the target: made once, recognised by its magic, reused by every later session.
 
+use super::target;
 use inject::{Mapping, Process, RemoteAddr};
 use std::mem::offset_of;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +13,9 @@ use wire::landing::{
 
 /// Landings that one process may hold: one for each build of memray that ever attached.
 const LANDINGS_MAX: usize = 16;
+
+/// Mappings beyond this size are not searched.
+const MAPPING_BYTES_MAX: u64 = 1 << 20;
 
 /// A landing found in, or about to be put into, the target.
 #[derive(Clone, Copy)]
@@ -29,15 +33,20 @@ pub struct Owner {
     pub uid: u32,
     pub started_ms: u64,
     pub path: PathBuf,
+    /// The mark was copied by a fork: the session is the parent's.
+    pub is_inherited: bool,
 }
 
 impl Landing {
     /// All landings of a process whose version is known, by the magic at the start of its small anonymous
     /// read-only mappings.
     pub fn find_all(process: &Process, maps: &[Mapping]) -> Vec<Self> {
+        // Every page: the kernel merges neighbouring mappings of one kind, so a landing may begin inside one.
         maps.iter()
             .filter(|map| map.is_anonymous() && map.is_readable() && !map.is_writable())
-            .filter_map(|map| Self::read(process, map.start))
+            .filter(|map| map.end - map.start <= MAPPING_BYTES_MAX)
+            .flat_map(|map| (map.start..map.end).step_by(PAGE_BYTES as usize))
+            .filter_map(|page| Self::read(process, page))
             .take(LANDINGS_MAX)
             .collect()
     }
@@ -103,6 +112,17 @@ impl Landing {
         self.write_field(process, offset_of!(LandingHeader, journal_count), count)
     }
 
+    /// Says that the image is complete, so that later sessions may use it.
+    pub fn seal(&mut self, process: &Process, image_digest: u64) -> Result<(), inject::Error> {
+        self.header.image_digest = image_digest;
+        self.write_field(process, offset_of!(LandingHeader, image_digest), image_digest)
+    }
+
+    /// Whether its image was never completed.
+    pub fn is_unsealed(&self) -> bool {
+        self.header.image_digest == 0
+    }
+
     /// Takes the session mark away: the very last step of a detach or repair.
     pub fn end_session(&mut self, process: &Process) -> Result<(), inject::Error> {
         self.header.session.state = SESSION_NONE;
@@ -124,7 +144,11 @@ impl Landing {
     }
 
     /// Who tracks this process now, according to the mark.
-    pub fn owner(&self) -> Option<Owner> {
+    pub fn owner(&self, process: &Process) -> Option<Owner> {
+        self.owner_of(process.start_ticks())
+    }
+
+    fn owner_of(&self, target_start_ticks: u64) -> Option<Owner> {
         let mark = &self.header.session;
         (mark.state == SESSION_LIVE).then(|| {
             let path = &mark.path[..(mark.path_bytes as usize).min(PATH_BYTES_MAX)];
@@ -133,6 +157,7 @@ impl Landing {
                 start_ticks: mark.owner_start_ticks,
                 pid_namespace: mark.owner_pid_namespace,
                 uid: mark.owner_uid as u32,
+                is_inherited: mark.target_start_ticks != target_start_ticks,
                 started_ms: mark.started_ms,
                 path: PathBuf::from(std::ffi::OsStr::from_bytes(path)),
             }
@@ -174,18 +199,19 @@ impl Landing {
     }
 }
 
-/// A mark for this process as the owner.
-pub fn own_mark(pid: u32, start_ticks: u64, pid_namespace: u64, started_ms: i64, capture: &Path) -> SessionMark {
+/// The mark of a session whose owner is this process.
+pub fn own_mark(target_start_ticks: u64, started_ms: i64, capture: &Path) -> SessionMark {
     let bytes = capture.as_os_str().as_bytes();
     let used = bytes.len().min(PATH_BYTES_MAX);
     let mut path = [0; PATH_BYTES_MAX];
     path[..used].copy_from_slice(&bytes[..used]);
     SessionMark {
         state: SESSION_NONE,
-        owner_pid: u64::from(pid),
-        owner_start_ticks: start_ticks,
-        owner_pid_namespace: pid_namespace,
+        owner_pid: u64::from(std::process::id()),
+        owner_start_ticks: target::own_start_ticks(),
+        owner_pid_namespace: target::own_pid_namespace(),
         owner_uid: u64::from(nix::unistd::getuid().as_raw()),
+        target_start_ticks,
         started_ms: started_ms as u64,
         path_bytes: used as u64,
         path,
@@ -193,14 +219,14 @@ pub fn own_mark(pid: u32, start_ticks: u64, pid_namespace: u64, started_ms: i64,
 }
 
 /// A header for a landing that was just mapped, zero where the session fills it in.
-pub fn new_header(landing_bytes: u64, image_digest: u64) -> LandingHeader {
+pub fn new_header(landing_bytes: u64) -> LandingHeader {
     LandingHeader {
         magic: MAGIC,
         version: VERSION,
         header_bytes: size_of::<LandingHeader>() as u32,
         landing_bytes,
         image_offset: PAGE_BYTES,
-        image_digest,
+        image_digest: 0,
         flag_offset: 0,
         config_offset: 0,
         text_start: 0,
@@ -216,6 +242,7 @@ pub fn new_header(landing_bytes: u64, image_digest: u64) -> LandingHeader {
             owner_start_ticks: 0,
             owner_pid_namespace: 0,
             owner_uid: 0,
+            target_start_ticks: 0,
             started_ms: 0,
             path_bytes: 0,
             path: [0; PATH_BYTES_MAX],
@@ -248,6 +275,7 @@ fn encode(header: &LandingHeader) -> Vec<u8> {
         session.owner_start_ticks,
         session.owner_pid_namespace,
         session.owner_uid,
+        session.target_start_ticks,
         session.started_ms,
         session.path_bytes,
     ] {
@@ -285,6 +313,7 @@ fn decode(bytes: &[u8; size_of::<LandingHeader>()]) -> LandingHeader {
             owner_start_ticks: word(session + offset_of!(SessionMark, owner_start_ticks)),
             owner_pid_namespace: word(session + offset_of!(SessionMark, owner_pid_namespace)),
             owner_uid: word(session + offset_of!(SessionMark, owner_uid)),
+            target_start_ticks: word(session + offset_of!(SessionMark, target_start_ticks)),
             started_ms: word(session + offset_of!(SessionMark, started_ms)),
             path_bytes: word(session + offset_of!(SessionMark, path_bytes)),
             path,
@@ -298,11 +327,11 @@ mod tests {
 
     #[test]
     fn a_header_survives_encoding() {
-        let mut header = new_header(0x9000, 0x1234_5678_9abc_def0);
+        let mut header = new_header(0x9000);
         header.flag_offset = 0x2000;
         header.journal = 0x7f00_0000_0000;
         header.reservation_tainted = 1;
-        header.session = own_mark(42, 99, 4_026_531_836, 1_700_000_000_000, Path::new("/tmp/ä b.bin"));
+        header.session = own_mark(99, 1_700_000_000_000, Path::new("/tmp/ä b.bin"));
         header.session.state = SESSION_LIVE;
         let encoded: [u8; size_of::<LandingHeader>()] = encode(&header).try_into().expect("as long as the struct");
         let decoded = Landing {
@@ -310,10 +339,11 @@ mod tests {
             header: decode(&encoded),
         };
         assert_eq!(encode(&decoded.header), encoded);
-        let owner = decoded.owner().expect("the mark is live");
-        assert_eq!(
-            (owner.pid, owner.start_ticks, owner.path.as_path()),
-            (42, 99, Path::new("/tmp/ä b.bin"))
-        );
+        let owner = decoded.owner_of(99).expect("the mark is live");
+        assert_eq!(owner.pid, std::process::id() as i32);
+        assert_eq!(owner.path, Path::new("/tmp/ä b.bin"));
+        assert!(!owner.is_inherited);
+        assert!(decoded.owner_of(100).expect("the mark is live").is_inherited);
+        assert!(decoded.is_unsealed());
     }
 }

@@ -11,6 +11,7 @@ mod finish;
 mod guardian;
 mod hooking;
 mod landing;
+mod lock;
 mod output;
 mod payload;
 mod place;

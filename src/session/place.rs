@@ -17,6 +17,8 @@ use wire::region::region_bytes;
 /// Where the memfd's name lies in the landing's first page, behind the header.
 const NAME_OFFSET: u64 = PAGE_BYTES - 64;
 const NAME: &[u8; 8] = b"memray\0\0";
+/// What /proc calls the memfd.
+const MEMFD_LINK: &str = "/memfd:memray";
 
 const PRIVATE: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
 const PRIVATE_FIXED: u64 = PRIVATE | libc::MAP_FIXED as u64;
@@ -66,10 +68,12 @@ pub fn place(
             let memfd_number = create_memfd(thread, landing.base + NAME_OFFSET)?;
             made.descriptor = Some(memfd_number);
             let memfd = open_memfd(process, thread, memfd_number, region_bytes(ring_slots))?;
-            let journal = map_reservation(thread, reusable, reservation_bytes)?;
+            let journal = map_journal(thread, reusable, reservation_bytes)?;
             if reusable.is_none() {
                 made.ranges.push((journal, reservation_bytes));
             }
+            // Known before the region is mapped there: a repair withdraws what the header names.
+            landing.set_reservation(process, journal, reservation_bytes)?;
             let region = journal + JOURNAL_BYTES;
             let shared_fixed = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
             let bytes = region_bytes(ring_slots);
@@ -85,7 +89,6 @@ pub fn place(
             // A core dump of the target needs none of it. Not MADV_DONTFORK: a child forked by a signal handler
             // that interrupted a hook would fault.
             let _ = thread.madvise(RemoteAddr(region), bytes, libc::MADV_DONTDUMP as u64);
-            landing.set_reservation(process, journal, reservation_bytes)?;
             Ok::<_, Error>((landing, region, memfd))
         })();
         if placed.is_err() {
@@ -128,15 +131,73 @@ pub fn withdraw(
     landing: &Landing,
     options: &BorrowOptions,
 ) -> Result<Pause, Error> {
-    let ((), pause) = inject::with_borrowed_thread(process, maps, options, |thread| {
-        let header = &landing.header;
-        let at = RemoteAddr(header.journal);
-        thread.mmap(at, header.reservation_bytes, READ_WRITE, PRIVATE_FIXED | RESERVED, -1)?;
-        // Also keeps the kernel from merging it with a neighbour, such as an arena of malloc's.
-        let _ = thread.madvise(at, header.reservation_bytes, libc::MADV_DONTDUMP as u64);
-        Ok::<_, Error>(())
-    })?;
+    let ((), pause) = inject::with_borrowed_thread(process, maps, options, |thread| withdraw_with(thread, landing))?;
     Ok(pause)
+}
+
+fn withdraw_with(thread: &mut Borrowed, landing: &Landing) -> Result<(), Error> {
+    let at = RemoteAddr(landing.header.journal);
+    let bytes = landing.header.reservation_bytes;
+    thread.mmap(at, bytes, READ_WRITE, PRIVATE_FIXED | RESERVED, -1)?;
+    // Also keeps the kernel from merging it with a neighbour, such as an arena of malloc's.
+    let _ = thread.madvise(at, bytes, libc::MADV_DONTDUMP as u64);
+    Ok(())
+}
+
+/// What a tool that was killed left mapped or open.
+pub struct Wreck {
+    /// The region, or what it was to replace, is mapped.
+    pub is_mapped: bool,
+    /// Descriptors of the region's memfd, with their inodes.
+    pub descriptors: Vec<(i32, u64)>,
+}
+
+impl Wreck {
+    pub fn of(process: &Process, maps: &[Mapping], landing: &Landing) -> Self {
+        let header = &landing.header;
+        let region = header.journal + JOURNAL_BYTES;
+        let covers = |map: &Mapping| map.start <= region && region < map.end;
+        let is_ours = |map: &Mapping| map.path.starts_with(MEMFD_LINK) || !map.is_writable();
+        let directory = format!("/proc/{}/fd", process.pid());
+        let descriptors = std::fs::read_dir(directory).into_iter().flatten().filter_map(|entry| {
+            let entry = entry.ok()?;
+            let link = std::fs::read_link(entry.path()).ok()?;
+            let is_ours = link.to_str()?.starts_with(MEMFD_LINK);
+            let inode = std::fs::metadata(entry.path()).ok()?.ino();
+            is_ours.then_some((entry.file_name().to_str()?.parse().ok()?, inode))
+        });
+        Self {
+            is_mapped: header.journal != 0 && maps.iter().any(|map| covers(map) && is_ours(map)),
+            descriptors: descriptors.collect(),
+        }
+    }
+
+    /// Removes it, and the landing itself if it was never completed: nothing ever pointed into that.
+    pub fn clear(&self, process: &Process, maps: &[Mapping], landing: &Landing) -> Result<(), Error> {
+        if !self.is_mapped && self.descriptors.is_empty() && !landing.is_unsealed() {
+            return Ok(());
+        }
+        let options = BorrowOptions::default();
+        inject::with_borrowed_thread(process, maps, &options, |thread| {
+            for &(descriptor, inode) in &self.descriptors {
+                let path = format!("/proc/{}/task/{}/fd/{descriptor}", process.pid(), thread.tid());
+                if std::fs::metadata(path).is_ok_and(|metadata| metadata.ino() == inode) {
+                    thread.close(descriptor)?;
+                }
+            }
+            let header = &landing.header;
+            if landing.is_unsealed() {
+                if header.journal != 0 {
+                    thread.munmap(RemoteAddr(header.journal), header.reservation_bytes)?;
+                }
+                thread.munmap(RemoteAddr(landing.base), header.landing_bytes)?;
+            } else if self.is_mapped {
+                withdraw_with(thread, landing)?;
+            }
+            Ok::<_, Error>(())
+        })?;
+        Ok(())
+    }
 }
 
 fn map_landing(
@@ -151,7 +212,7 @@ fn map_landing(
     made.ranges.push((base, landing_bytes));
     let image_base = base + PAGE_BYTES;
     let text = image.text();
-    let mut header = new_header(landing_bytes, image.digest);
+    let mut header = new_header(landing_bytes);
     header.flag_offset = PAGE_BYTES + image.flag_offset;
     header.config_offset = PAGE_BYTES + image.config_offset;
     header.text_start = image_base + text.start;
@@ -198,10 +259,12 @@ fn reusable_reservation(landing: &Landing, maps: &[Mapping], wanted_bytes: u64) 
         .then_some(start)
 }
 
-fn map_reservation(thread: &mut Borrowed, reusable: Option<u64>, bytes: u64) -> Result<u64, Error> {
-    let (at, flags) = match reusable {
-        Some(at) => (at, PRIVATE_FIXED | RESERVED),
-        None => (0, PRIVATE | RESERVED),
+/// Maps the journal, and behind it what the region will replace. In a range that is used again the region's part
+/// stays writable until then: a writer of an earlier session may still come.
+fn map_journal(thread: &mut Borrowed, reusable: Option<u64>, reservation_bytes: u64) -> Result<u64, Error> {
+    let (at, bytes, flags) = match reusable {
+        Some(at) => (at, JOURNAL_BYTES, PRIVATE_FIXED | RESERVED),
+        None => (0, reservation_bytes, PRIVATE | RESERVED),
     };
     Ok(thread.mmap(RemoteAddr(at), bytes, READ, flags, -1)?.0)
 }

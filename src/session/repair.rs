@@ -2,9 +2,9 @@
 
 use super::error::Error;
 use super::landing::{Landing, Owner};
-use super::place::withdraw;
+use super::place::Wreck;
 use super::target;
-use inject::{BorrowOptions, Mapping, Process, RemoteAddr};
+use inject::{Mapping, Process, RemoteAddr};
 use std::time::{Duration, Instant};
 use wire::landing::JOURNAL_BYTES;
 use wire::region::{RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry};
@@ -20,8 +20,8 @@ const DETACH_MAX: Duration = Duration::from_secs(120);
 pub fn take_over(process: &Process, maps: &[Mapping]) -> Result<bool, Error> {
     let mut repaired = false;
     for mut landing in Landing::find_all(process, maps) {
-        let Some(owner) = landing.owner() else { continue };
-        if owner_lives(process, &landing, &owner) {
+        let Some(owner) = landing.owner(process) else { continue };
+        if !owner.is_inherited && owner_lives(process, &landing, &owner) {
             let owner_name = target::user_name(owner.uid);
             return Err(Error::Busy {
                 pid: process.pid(),
@@ -45,14 +45,20 @@ pub fn detach(pid: i32) -> Result<String, Error> {
     let maps = process.maps()?;
     let session = Landing::find_all(&process, &maps)
         .into_iter()
-        .find_map(|landing| Some((landing, landing.owner()?)));
+        .find_map(|landing| Some((landing, landing.owner(&process)?)));
     let Some((mut landing, owner)) = session else {
         return Err(Error::NoSession);
     };
+    if owner.is_inherited {
+        repair(&process, &maps, &mut landing)?;
+        return Ok(format!(
+            "cleaned up what {pid} inherited from its parent, which is or was tracked"
+        ));
+    }
     if owner_lives(&process, &landing, &owner) {
         ask_to_end(&owner)?;
         wait_for_end(&process, &mut landing, &owner)?;
-        if landing.owner().is_none() || !process.is_alive() {
+        if landing.owner(&process).is_none() || !process.is_alive() {
             return Ok(format!(
                 "the window on {pid} has ended; the capture is {}",
                 owner.path.display()
@@ -70,8 +76,9 @@ pub fn detach(pid: i32) -> Result<String, Error> {
 pub fn after_death(process: &Process, tool_pid: i32, tool_start_ticks: u64) {
     let Ok(maps) = process.maps() else { return };
     for mut landing in Landing::find_all(process, &maps) {
-        let is_its = |owner: Owner| (owner.pid, owner.start_ticks) == (tool_pid, tool_start_ticks);
-        if landing.owner().is_some_and(is_its) {
+        let is_its =
+            |owner: Owner| (owner.pid, owner.start_ticks) == (tool_pid, tool_start_ticks) && !owner.is_inherited;
+        if landing.owner(process).is_some_and(is_its) {
             // Nobody is left to tell; what fails here, the next attach or detach repairs.
             let _ = repair(process, &maps, &mut landing);
         }
@@ -82,18 +89,15 @@ pub fn after_death(process: &Process, tool_pid: i32, tool_start_ticks: u64) {
 fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<(), Error> {
     landing.set_flag(process, false)?;
     std::thread::sleep(IN_FLIGHT);
-    let region = landing.header.journal + JOURNAL_BYTES;
-    let is_mapped = maps
-        .iter()
-        .any(|map| map.start <= region && region < map.end && map.path.starts_with("/memfd:memray"));
-    if is_mapped && threads_are_busy(process, region) {
+    let wreck = Wreck::of(process, maps, landing);
+    if wreck.is_mapped && threads_are_busy(process, landing.header.journal + JOURNAL_BYTES) {
         landing.taint_reservation(process)?;
     }
     restore_slots(process, landing)?;
-    if is_mapped {
-        withdraw(process, maps, landing, &BorrowOptions::default())?;
+    wreck.clear(process, maps, landing)?;
+    if !landing.is_unsealed() {
+        landing.end_session(process)?;
     }
-    landing.end_session(process)?;
     Ok(())
 }
 
@@ -155,7 +159,7 @@ fn ask_to_end(owner: &Owner) -> Result<(), Error> {
 fn wait_for_end(process: &Process, landing: &mut Landing, owner: &Owner) -> Result<(), Error> {
     let deadline = Instant::now() + DETACH_MAX;
     while Instant::now() < deadline {
-        let is_over = !landing.refresh(process) || landing.owner().is_none();
+        let is_over = !landing.refresh(process) || landing.owner(process).is_none();
         let owner_is_gone = inject::start_ticks(owner.pid) != Some(owner.start_ticks);
         if owner_is_gone || (is_over && process.is_alive()) {
             return Ok(());

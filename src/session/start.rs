@@ -5,6 +5,7 @@ use super::error::Error;
 use super::guardian::Guardian;
 use super::hooking::Hooks;
 use super::landing::{Landing, own_mark};
+use super::lock::AttachLock;
 use super::output::Output;
 use super::place::{Placed, place, write_image};
 use super::sampler::{Sampler, now_ms};
@@ -47,6 +48,7 @@ impl Session {
             return Err(Error::Obstacle(obstacle));
         }
         let process = Process::open(options.pid)?;
+        let lock = AttachLock::take(&process, facts.inner_pid())?;
         let mut maps = process.maps()?;
         let mut notes = Vec::new();
         if repair::take_over(&process, &maps)? {
@@ -115,30 +117,32 @@ impl Session {
                 Guardian::start(options.pid, std::process::id(), target::own_start_ticks()).map_err(Error::Guardian)?;
             let image = payload::image()
                 .map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
-            let mark = own_mark(
-                std::process::id(),
-                target::own_start_ticks(),
-                target::own_pid_namespace(),
-                attached_ms,
-                &output.path,
-            );
+            let mark = own_mark(process.start_ticks(), attached_ms, &output.path);
             let existing = landings
                 .iter()
                 .find(|landing| landing.header.image_digest == image.digest)
                 .copied();
+            if !inject::words_are_written_whole() {
+                return Err(Error::TornWords);
+            }
+            let placed = place(&process, &maps, existing, &image, RING_SLOTS, mark, &borrow);
+            if let (Err(_), Some(mut landing)) = (&placed, existing) {
+                let _ = landing.end_session(&process);
+            }
             let Placed {
                 mut landing,
                 is_new,
                 region,
                 memfd,
                 pause,
-            } = place(&process, &maps, existing, &image, RING_SLOTS, mark, &borrow)?;
+            } = placed?;
             let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
             let shared = Region::map(&memfd, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
             let reader = RingReader::new(shared, lap_base);
             reader.publish();
             if is_new {
                 write_image(&process, &image, &landing)?;
+                landing.seal(&process, image.digest)?;
             }
             let config = Config {
                 region,
@@ -156,6 +160,8 @@ impl Session {
             hooks.set_addresses(&image, &landing);
             hooks.install(&process, &mut landing)?;
             landing.set_flag(&process, true)?;
+            // From here on the session mark tells others.
+            drop(lock);
             let names = Box::new(target::ProcNames::new(&process));
             let main_tid = proof.as_ref().map_or(facts.inner_pid(), |proof| proof.main_tid);
             let sampler = Sampler::new(options.pid);

@@ -79,6 +79,8 @@ pub struct Symbol {
     pub index: u32,
     pub address: u64,
     pub size: u64,
+    /// The image defines it; else it only imports it.
+    pub is_defined: bool,
     /// Its address is that of a resolver (STT_GNU_IFUNC).
     pub is_ifunc: bool,
 }
@@ -223,6 +225,17 @@ impl Module {
 
     /// A symbol that this image defines, by its hash tables.
     pub fn symbol(&self, process: &Process, name: &str) -> Option<Symbol> {
+        self.lookup(process, name).filter(|symbol| symbol.is_defined)
+    }
+
+    /// The index of a symbol that the hash tables lead to: one that the image defines, or one that it imports and
+    /// whose address it takes. A program linked without PIC has malloc so: undefined, with the address of its own
+    /// PLT entry.
+    pub(super) fn hashed_symbol(&self, process: &Process, name: &str) -> Option<u32> {
+        self.lookup(process, name).map(|symbol| symbol.index)
+    }
+
+    fn lookup(&self, process: &Process, name: &str) -> Option<Symbol> {
         if name.len() >= NAME_BYTES_MAX {
             return None;
         }
@@ -316,7 +329,7 @@ impl Module {
         for _ in 0..CHAIN_MAX {
             let link = self.table_u32(process, chains + 4 * u64::from(index - first_symbol))?;
             if link | 1 == hash | 1
-                && let Some(symbol) = self.defined(process, index, name)
+                && let Some(symbol) = self.named(process, index, name)
             {
                 return Some(symbol);
             }
@@ -346,7 +359,7 @@ impl Module {
             if index == 0 || index >= chains_count {
                 return None;
             }
-            if let Some(symbol) = self.defined(process, index, name) {
+            if let Some(symbol) = self.named(process, index, name) {
                 return Some(symbol);
             }
             index = self.table_u32(process, chains + 4 * u64::from(index))?;
@@ -354,21 +367,22 @@ impl Module {
         None
     }
 
-    /// The symbol with this index, if it is defined and has this name.
-    fn defined(&self, process: &Process, index: u32, name: &str) -> Option<Symbol> {
+    /// The symbol with this index, if it has this name.
+    fn named(&self, process: &Process, index: u32, name: &str) -> Option<Symbol> {
         const STT_TLS: u8 = 6;
         const STT_GNU_IFUNC: u8 = 10;
         let at = self.tables.symbols + u64::from(index) * SYMBOL_BYTES as u64;
         let bytes = self.read_table_vec(process, at, SYMBOL_BYTES)?;
         let (name_offset, kind, section) = (u32_at(&bytes, 0)?, bytes[4] & 15, u16_at(&bytes, 6)?);
         let (value, size) = (u64_at(&bytes, 8)?, u64_at(&bytes, 16)?);
-        if section == 0 || kind == STT_TLS || !self.is_named(process, name_offset, name) {
+        if kind == STT_TLS || !self.is_named(process, name_offset, name) {
             return None;
         }
         Some(Symbol {
             index,
             address: value.wrapping_add(self.bias),
             size,
+            is_defined: section != 0,
             is_ifunc: kind == STT_GNU_IFUNC,
         })
     }
@@ -376,9 +390,8 @@ impl Module {
     fn is_named(&self, process: &Process, name_offset: u32, name: &str) -> bool {
         let mut buffer = [0; NAME_BYTES_MAX];
         let wanted = &mut buffer[..=name.len()];
-        process
-            .read(RemoteAddr(self.tables.strings + u64::from(name_offset)), wanted)
-            .is_ok()
+        self.read_table(process, self.tables.strings + u64::from(name_offset), wanted)
+            .is_some()
             && &wanted[..name.len()] == name.as_bytes()
             && wanted[name.len()] == 0
     }

@@ -73,17 +73,15 @@ fn wanted_symbols(process: &Process, module: &Module, names: &[&str]) -> HashMap
     let mut wanted: HashMap<u32, usize> = names
         .iter()
         .enumerate()
-        .filter_map(|(name_index, name)| Some((module.symbol(process, name)?.index, name_index)))
+        .filter_map(|(name_index, name)| Some((module.hashed_symbol(process, name)?, name_index)))
         .collect();
     let count = module.undefined_symbols(process) as usize;
-    let Ok(symbols) = process.read_vec(RemoteAddr(module.tables.symbols), count * symbol_bytes()) else {
+    let Some(symbols) = module.read_table_vec(process, module.tables.symbols, count * symbol_bytes()) else {
         return wanted;
     };
     let whole = module.tables.strings_bytes <= STRINGS_BYTES_WHOLE;
     let strings = if whole {
-        process
-            .read_vec(RemoteAddr(module.tables.strings), module.tables.strings_bytes as usize)
-            .ok()
+        module.read_table_vec(process, module.tables.strings, module.tables.strings_bytes as usize)
     } else {
         None
     };
@@ -93,11 +91,10 @@ fn wanted_symbols(process: &Process, module: &Module, names: &[&str]) -> HashMap
         let name = match &strings {
             Some(strings) => strings.get(offset as usize..).unwrap_or_default(),
             None => {
-                let at = RemoteAddr(module.tables.strings + u64::from(offset));
-                if process.read(at, &mut buffer).is_err() {
-                    &[]
-                } else {
-                    &buffer[..]
+                let at = module.tables.strings + u64::from(offset);
+                match module.read_table(process, at, &mut buffer) {
+                    Some(()) => &buffer[..],
+                    None => &[],
                 }
             }
         };
@@ -124,8 +121,8 @@ fn read_table(
     let mut next = entries.start;
     while next < entries.end {
         let count = (entries.end - next).min(CHUNK);
-        let at = RemoteAddr(table + next * RELA_BYTES);
-        let Ok(bytes) = process.read_vec(at, (count * RELA_BYTES) as usize) else {
+        let at = table + next * RELA_BYTES;
+        let Some(bytes) = module.read_table_vec(process, at, (count * RELA_BYTES) as usize) else {
             return;
         };
         for entry in bytes.chunks_exact(RELA_BYTES as usize) {

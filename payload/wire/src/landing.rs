@@ -31,7 +31,8 @@ pub struct LandingHeader {
     pub landing_bytes: u64,
     /// The payload's image begins here, counted from the landing's start.
     pub image_offset: u64,
-    /// A digest of the image file; the text is reused only by a tool that carries the same.
+    /// A digest of the image file, written once the image is complete; 0 before. The text is reused only by a tool
+    /// that carries the same, and nothing ever pointed into a landing without one.
     pub image_digest: u64,
     /// The on-flag (u64), counted from the landing's start; its page is MADV_WIPEONFORK.
     pub flag_offset: u64,
@@ -69,6 +70,8 @@ pub struct SessionMark {
     pub owner_pid_namespace: u64,
     /// Its real user id.
     pub owner_uid: u64,
+    /// Start time of the process that was attached to: a forked child inherits the mark, but not the session.
+    pub target_start_ticks: u64,
     /// Milliseconds since the epoch.
     pub started_ms: u64,
     /// Bytes of `path` that are used.
@@ -96,10 +99,10 @@ pub struct JournalEntry {
     pub real: u64,
 }
 
-const _: () = assert!(core::mem::size_of::<SessionMark>() == 7 * 8 + PATH_BYTES_MAX);
+const _: () = assert!(core::mem::size_of::<SessionMark>() == 8 * 8 + PATH_BYTES_MAX);
 const _: () = assert!(core::mem::offset_of!(LandingHeader, journal) == 80);
 const _: () = assert!(core::mem::offset_of!(LandingHeader, session) == 120);
-const _: () = assert!(core::mem::size_of::<LandingHeader>() == 120 + 7 * 8 + PATH_BYTES_MAX);
+const _: () = assert!(core::mem::size_of::<LandingHeader>() == 120 + 8 * 8 + PATH_BYTES_MAX);
 const _: () = assert!(core::mem::size_of::<LandingHeader>() <= crate::PAGE_BYTES as usize);
 const _: () = assert!(core::mem::size_of::<JournalEntry>() == 32);
 const _: () = assert!(JOURNAL_BYTES.is_multiple_of(crate::PAGE_BYTES));
