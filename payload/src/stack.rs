@@ -9,7 +9,7 @@ use crate::session::count;
 use crate::thread::Recording;
 use crate::walk::{Frame, Start, Step, Walk, innermost};
 use wire::config::PythonLayout;
-use wire::ring::{Kind, STACK_EMPTY, STACK_UNKNOWN};
+use wire::ring::{Kind, STACK_EMPTY, STACK_PIECE_SLOTS_MAX, STACK_UNKNOWN};
 
 /// Frames in one continuation slot: twice 12 bytes.
 const FRAMES_PER_SLOT: u64 = 2;
@@ -97,7 +97,8 @@ fn send_codes(thread: &Recording, innermost: u64) -> bool {
 
 fn send_stack(thread: &Recording, id: u64, innermost: u64, frames: u64) -> bool {
     let (layout, ring) = (&thread.session.config.python, thread.session.ring());
-    let frames_per_piece = ring.record_slots_max().saturating_sub(1) * FRAMES_PER_SLOT;
+    let slots_max = ring.record_slots_max().min(STACK_PIECE_SLOTS_MAX as u64);
+    let frames_per_piece = slots_max.saturating_sub(1) * FRAMES_PER_SLOT;
     // SAFETY: `innermost` was found in this hook, by this layout.
     let mut walk = unsafe { Walk::new(layout, innermost) };
     let mut first_frame = 0;

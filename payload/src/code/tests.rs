@@ -43,7 +43,7 @@ fn decode(payload: &[u8]) -> Definition {
 }
 
 fn define(python: &FakePython, code: u64) -> (u64, Definition) {
-    let region = TestRegion::new(8192);
+    let region = TestRegion::new(1 << 18);
     // SAFETY: the layout describes the fake; its objects live as long as it does.
     let id = unsafe {
         let id = code_id(&python.layout, code);

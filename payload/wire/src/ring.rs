@@ -33,11 +33,14 @@ pub const BODY_BYTES: usize = 24;
 pub const RING_SLOTS: u64 = 1 << 18;
 /// The reader gives up on an uncommitted slot after this long.
 pub const STALL_MS_MAX: u64 = 100;
-/// Longest record, in slots; a longer stack goes in pieces, a longer string is cut.
+/// Longest record, in slots.
 pub const RECORD_SLOTS_MAX: usize = 48 << 10;
 
 /// The word of a slot that the reader gave up on.
 pub const DEAD: u64 = u64::MAX;
+
+/// Longest piece of a stack, in slots; a deeper stack goes in several.
+pub const STACK_PIECE_SLOTS_MAX: usize = 4096;
 
 /// What a slot holds. The meaning of the body's three words is given with each kind.
 #[repr(u8)]
