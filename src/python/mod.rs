@@ -30,7 +30,7 @@ mod threads;
 mod version;
 mod walk;
 
-pub use describe::describe;
+pub use describe::{Description, describe};
 pub use error::FindError;
 pub use find::{Runtime, find};
 pub use memory::{Image, Memory, ReadError};

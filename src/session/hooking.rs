@@ -33,7 +33,7 @@ pub struct Hooks {
 
 impl Hooks {
     /// Reads the target's modules and decides which functions the hooks stand for. Writes nothing.
-    pub fn survey(process: &Process, maps: &[Mapping], landings: &[Landing]) -> Result<Self, Error> {
+    pub fn survey(process: &Process, maps: &[Mapping], landings: &[Landing]) -> Self {
         let mut hooks = Self {
             names: HOOKED_SYMBOLS.iter().map(|(name, _)| *name).collect(),
             originals: Originals::default(),
@@ -56,10 +56,13 @@ impl Hooks {
             .flat_map(|(index, hooked)| hooked.slots.iter().map(move |slot| (index, *slot)))
             .collect();
         hooks.originals = Originals::find(process, &modules, &slots, &hooks.names, &hooks.ours);
-        if hooks.real(Hook::Malloc).is_none() || hooks.real(Hook::Free).is_none() {
-            return Err(Error::NothingToHook);
-        }
-        Ok(hooks)
+        hooks
+    }
+
+    /// Refuses a target in which nobody calls malloc and free through a slot.
+    pub fn require_allocator(&self) -> Result<(), Error> {
+        let is_known = self.real(Hook::Malloc).is_some() && self.real(Hook::Free).is_some();
+        if is_known { Ok(()) } else { Err(Error::NothingToHook) }
     }
 
     pub fn modules(&self) -> Vec<Module> {

@@ -7,18 +7,20 @@ use super::hooking::Hooks;
 use super::landing::{Landing, own_mark};
 use super::lock::AttachLock;
 use super::output::Output;
+use super::payload::Image;
 use super::place::{Placed, place, write_image};
 use super::sampler::{Sampler, now_ms};
 use super::target::{TargetImage, TargetMemory};
 use super::{payload, repair, target};
 use crate::capture::{FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Collector, MAIN_THREAD, Region, RingReader, TickClock};
-use crate::python;
-use inject::{BorrowOptions, Module, Process};
+use crate::python::{self, Description};
+use inject::{BorrowOptions, Mapping, Module, Process};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wire::Hook;
 use wire::config::{Config, PythonLayout};
+use wire::landing::SessionMark;
 use wire::ring::RING_SLOTS;
 
 /// How long one event may wait for room in the ring (hazard 22).
@@ -43,21 +45,54 @@ impl Session {
     pub fn start(options: &Options) -> Result<Self, Error> {
         let started = Instant::now();
         let clock = TickClock::start();
-        let facts = inject::facts(options.pid);
+        let survey = Survey::make(options.pid)?;
+        let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
+        let begun = survey.go_live(options, &output, started, &clock);
+        if begun.is_err() {
+            output.discard();
+        }
+        begun
+    }
+}
+
+/// Everything that is known of the target before it is touched, and what a window on it needs.
+struct Survey {
+    process: Process,
+    lock: AttachLock,
+    maps: Vec<Mapping>,
+    landings: Vec<Landing>,
+    hooks: Hooks,
+    borrow: BorrowOptions,
+    description: Description,
+    layout: PythonLayout,
+    tid_offset: u32,
+    /// As the target sees it.
+    main_tid: u32,
+    notes: Vec<String>,
+}
+
+impl Survey {
+    /// Looks, and refuses for the one reason that it finds.
+    fn make(pid: i32) -> Result<Self, Error> {
+        let facts = inject::facts(pid);
         if let Some(obstacle) = facts.obstacle() {
             return Err(Error::Obstacle(obstacle));
         }
-        let process = Process::open(options.pid)?;
+        if !inject::words_are_written_whole() {
+            return Err(Error::TornWords);
+        }
+        let process = Process::open(pid)?;
         let lock = AttachLock::take(&process, facts.inner_pid())?;
         let mut maps = process.maps()?;
         let mut notes = Vec::new();
         if repair::take_over(&process, &maps)? {
-            notes.push(format!("cleaned up what a killed memray had left in {}", options.pid));
+            notes.push(format!("cleaned up what a killed memray had left in {pid}"));
             maps = process.maps()?;
         }
         let landings = Landing::find_all(&process, &maps);
-        let mut hooks = Hooks::survey(&process, &maps, &landings)?;
+        let hooks = Hooks::survey(&process, &maps, &landings);
         let modules = hooks.modules();
+        let memory = TargetMemory(&process);
         let images: Vec<TargetImage> = modules
             .iter()
             .map(|module| TargetImage {
@@ -65,137 +100,167 @@ impl Session {
                 module,
             })
             .collect();
-        let memory = TargetMemory(&process);
         let runtime = python::find(&memory, &images).map_err(Error::Python)?;
-        let proof = python::prove(&memory, &runtime, facts.inner_pid(), &target::threads(&process));
-        let cwd = std::fs::read_link(format!("/proc/{}/cwd", options.pid)).unwrap_or_default();
+        hooks.require_allocator()?;
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
         let description = python::describe(&memory, &runtime, &cwd.to_string_lossy());
         let borrow = borrow_options(&modules, &runtime);
-        let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
+        let proof = python::prove(&memory, &runtime, facts.inner_pid(), &target::threads(&process));
+        let (layout, tid_offset, main_tid) = match proof {
+            Ok(proof) => (proof.layout, proof.tid_offset, proof.main_tid),
+            Err(error) => {
+                let fix = error.fix().map_or(String::new(), |fix| format!("; {fix}"));
+                notes.push(format!("no Python stacks: {error}{fix}"));
+                (PythonLayout::OFF, 0, facts.inner_pid())
+            }
+        };
+        Ok(Self {
+            process,
+            lock,
+            maps,
+            landings,
+            hooks,
+            borrow,
+            description,
+            layout,
+            tid_offset,
+            main_tid,
+            notes,
+        })
+    }
+
+    /// The one stop, the slots, the flag. If a step fails the guardian puts the target back.
+    fn go_live(
+        mut self,
+        options: &Options,
+        output: &Output,
+        started: Instant,
+        clock: &TickClock,
+    ) -> Result<Session, Error> {
         let attached_ms = now_ms();
-        let begun = (|| {
-            let header = Header {
-                version: 13,
-                python_version: description.version_hex,
-                native_traces: false,
-                file_format: FileFormat::AllAllocations,
-                allocations_count: 0,
-                frames_count: 0,
-                start_ms: attached_ms,
-                end_ms: attached_ms,
-                command_line: description
-                    .command_line
-                    .clone()
-                    .unwrap_or_else(|| target::command_line(options.pid)),
-                pid: options.pid,
-                main_tid: MAIN_THREAD,
-                skipped_frames_on_main_tid: 0,
-                python_allocator: description.python_allocator,
-                trace_python_allocators: false,
-                track_object_lifetimes: false,
-                libdest: description.libdest.clone(),
-                site_packages: description.site_packages.clone(),
-                sys_path: description.sys_path.clone(),
-            };
-            let file = output.file.try_clone().map_err(|error| Error::Memfd("opened", error))?;
-            let writer = Writer::create(
-                file,
-                header,
-                WriterOptions {
-                    compress: options.compress,
-                },
-            )?;
-            let layout = match &proof {
-                Ok(proof) => proof.layout,
-                Err(error) => {
-                    let fix = error.fix().map_or(String::new(), |fix| format!("; {fix}"));
-                    notes.push(format!("no Python stacks: {error}{fix}"));
-                    PythonLayout::OFF
-                }
-            };
-            let guardian =
-                Guardian::start(options.pid, std::process::id(), target::own_start_ticks()).map_err(Error::Guardian)?;
-            let image = payload::image()
-                .map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
-            let mark = own_mark(process.start_ticks(), attached_ms, &output.path);
-            let existing = landings
-                .iter()
-                .find(|landing| landing.header.image_digest == image.digest)
-                .copied();
-            if !inject::words_are_written_whole() {
-                return Err(Error::TornWords);
-            }
-            let placed = place(&process, &maps, existing, &image, RING_SLOTS, mark, &borrow);
-            if let (Err(_), Some(mut landing)) = (&placed, existing) {
-                let _ = landing.end_session(&process);
-            }
-            let Placed {
-                mut landing,
-                is_new,
-                region,
-                memfd,
-                pause,
-            } = placed?;
-            let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
-            let shared = Region::map(&memfd, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
-            let reader = RingReader::new(shared, lap_base);
-            reader.publish();
-            if is_new {
-                write_image(&process, &image, &landing)?;
-                landing.seal(&process, image.digest)?;
-            }
-            let config = Config {
-                region,
-                real: hooks.reals(),
-                ring_mask: RING_SLOTS - 1,
-                lap_base,
-                ticks_per_us: clock.ticks_per_us(),
-                wait_event_us: if target::may_wait(&process) { WAIT_EVENT_US } else { 0 },
-                wait_second_us: WAIT_SECOND_US,
-                tid_offset: proof.as_ref().map_or(0, |proof| proof.tid_offset),
-                glibc_chunks: u32::from(hooks.is_from_glibc(&process, Hook::Free)),
-                python: layout,
-            };
-            write_config(&process, &landing, &config)?;
-            hooks.set_addresses(&image, &landing);
-            hooks.install(&process, &mut landing)?;
-            landing.set_flag(&process, true)?;
-            // From here on the session mark tells others.
-            drop(lock);
-            let names = Box::new(target::ProcNames::new(&process));
-            let main_tid = proof.as_ref().map_or(facts.inner_pid(), |proof| proof.main_tid);
-            let sampler = Sampler::new(options.pid);
-            let mut session = Self {
-                oom_kills_before: sampler.oom_kills(),
-                sampler,
-                process: process.clone(),
-                borrow,
-                landing,
-                hooks,
-                memfd,
-                collector: Collector::new(reader, writer, names, main_tid),
-                guardian: Some(guardian),
-                path: output.path.clone(),
-                samples: Vec::new(),
-                duration: options.duration,
-                live_since: Instant::now(),
-                last_progress: (Instant::now(), 0),
-                live_after: started.elapsed(),
-                attached_ms,
-                modules_seen: 0,
-                pause_us: vec![pause.pause_us],
-                notes: std::mem::take(&mut notes),
-                warnings: Vec::new(),
-            };
-            session.sample();
-            // What was loaded between the survey and now.
-            session.hooks.refresh(&session.process, &mut session.landing)?;
-            Ok(session)
-        })();
-        if begun.is_err() {
-            output.discard();
+        let writer = self.writer(options, output, attached_ms)?;
+        let guardian = Guardian::start(options.pid, std::process::id(), target::own_start_ticks());
+        let guardian = guardian.map_err(Error::Guardian)?;
+        let image =
+            payload::image().map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
+        let Placed {
+            mut landing,
+            is_new,
+            region,
+            memfd,
+            pause,
+        } = self.place(&image, own_mark(self.process.start_ticks(), attached_ms, &output.path))?;
+        let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
+        let shared = Region::map(&memfd, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
+        let reader = RingReader::new(shared, lap_base);
+        reader.publish();
+        if is_new {
+            write_image(&self.process, &image, &landing)?;
+            landing.seal(&self.process, image.digest)?;
         }
-        begun
+        let config = self.config(region, lap_base, clock);
+        write_config(&self.process, &landing, &config)?;
+        self.hooks.set_addresses(&image, &landing);
+        self.hooks.install(&self.process, &mut landing)?;
+        landing.set_flag(&self.process, true)?;
+        // From here on the session mark tells others.
+        drop(self.lock);
+        let (live_since, live_after) = (Instant::now(), started.elapsed());
+        // What was loaded between the survey and now.
+        self.hooks.refresh(&self.process, &mut landing)?;
+        let names = Box::new(target::ProcNames::new(&self.process));
+        let sampler = Sampler::new(options.pid);
+        let mut session = Session {
+            oom_kills_before: sampler.oom_kills(),
+            sampler,
+            collector: Collector::new(reader, writer, names, self.main_tid),
+            process: self.process,
+            borrow: self.borrow,
+            landing,
+            hooks: self.hooks,
+            memfd,
+            guardian: Some(guardian),
+            path: output.path.clone(),
+            samples: Vec::new(),
+            duration: options.duration,
+            live_since,
+            live_after,
+            last_progress: (live_since, 0),
+            attached_ms,
+            modules_seen: 0,
+            pause_us: vec![pause.pause_us],
+            notes: self.notes,
+            warnings: Vec::new(),
+        };
+        session.sample();
+        Ok(session)
+    }
+
+    fn writer(&self, options: &Options, output: &Output, attached_ms: i64) -> Result<Writer, Error> {
+        let description = self.description.clone();
+        let command_line = description.command_line;
+        let header = Header {
+            version: 13,
+            python_version: description.version_hex,
+            native_traces: false,
+            file_format: FileFormat::AllAllocations,
+            allocations_count: 0,
+            frames_count: 0,
+            start_ms: attached_ms,
+            end_ms: attached_ms,
+            command_line: command_line.unwrap_or_else(|| target::command_line(options.pid)),
+            pid: options.pid,
+            main_tid: MAIN_THREAD,
+            skipped_frames_on_main_tid: 0,
+            python_allocator: description.python_allocator,
+            trace_python_allocators: false,
+            track_object_lifetimes: false,
+            libdest: description.libdest,
+            site_packages: description.site_packages,
+            sys_path: description.sys_path,
+        };
+        let file = output.file.try_clone().map_err(|error| Error::Memfd("opened", error))?;
+        let compress = options.compress;
+        Ok(Writer::create(file, header, WriterOptions { compress })?)
+    }
+
+    fn place(&self, image: &Image, mark: SessionMark) -> Result<Placed, Error> {
+        let mut landings = self.landings.iter();
+        let existing = landings
+            .find(|landing| landing.header.image_digest == image.digest)
+            .copied();
+        let placed = place(
+            &self.process,
+            &self.maps,
+            existing,
+            image,
+            RING_SLOTS,
+            mark,
+            &self.borrow,
+        );
+        if let (Err(_), Some(mut landing)) = (&placed, existing) {
+            let _ = landing.end_session(&self.process);
+        }
+        placed
+    }
+
+    fn config(&self, region: u64, lap_base: u32, clock: &TickClock) -> Config {
+        Config {
+            region,
+            real: self.hooks.reals(),
+            ring_mask: RING_SLOTS - 1,
+            lap_base,
+            ticks_per_us: clock.ticks_per_us(),
+            wait_event_us: if target::may_wait(&self.process) {
+                WAIT_EVENT_US
+            } else {
+                0
+            },
+            wait_second_us: WAIT_SECOND_US,
+            tid_offset: self.tid_offset,
+            glibc_chunks: u32::from(self.hooks.is_from_glibc(&self.process, Hook::Free)),
+            python: self.layout,
+        }
     }
 }
 
