@@ -3,7 +3,6 @@ use crate::testing::python::{Entered, FakePython, VERSIONS};
 use crate::testing::{Record, TestRegion};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
-use wire::ring::RECORD_SLOTS_MAX;
 
 /// A fake interpreter whose one thread records into a region.
 struct Scene {
@@ -114,8 +113,8 @@ fn stacks_that_differ_in_one_thing_have_different_ids() {
 
 #[test]
 fn deep_stacks_come_in_pieces_that_fit() {
-    // Pieces of a quarter of a small ring, and pieces of the longest record in a large one.
-    for (slots, frames) in [(64, 50), (64, 91), (1 << 16, 2 * (RECORD_SLOTS_MAX - 1) * 2 + 1)] {
+    // Pieces of a quarter of a small ring and of a larger one.
+    for (slots, frames) in [(64, 50), (64, 91), (1 << 14, 2 * (4096 - 1) * 2 + 1)] {
         let scene = Scene::new(13, slots);
         let code = scene.python.function("f");
         for depth in 0..frames {
