@@ -45,47 +45,34 @@ impl RangeMap {
     }
 
     /// Takes away what lies in the given range: whole ranges, ends of ranges, or the middle of one, which then
-    /// counts as two blocks (as upstream counts it). Returns how many bytes of it were mapped.
-    pub fn remove(&mut self, start: u64, bytes: u64, changed: &mut impl FnMut(Change)) -> u64 {
+    /// counts as two blocks (as upstream counts it).
+    pub fn remove(&mut self, start: u64, bytes: u64, changed: &mut impl FnMut(Change)) {
         let end = start.saturating_add(bytes);
         if end == start {
-            return 0;
+            return;
         }
-        let mut removed_bytes = 0;
         // Only the last range that starts before `start` can reach into it: ranges are disjoint.
-        if let Some((&left_start, &left)) = self.by_start.range(..start).next_back()
-            && left.end > start
-        {
-            self.by_start.insert(left_start, Range { end: start, ..left });
-            let cut_end = left.end.min(end);
-            let mut blocks = 0;
-            if left.end > end {
-                self.by_start.insert(end, left);
-                blocks = 1;
-            }
-            removed_bytes += cut_end - start;
-            changed(Change {
-                location: left.location,
-                bytes: -((cut_end - start) as i64),
-                blocks,
-            });
-        }
-        while let Some((&inner_start, &inner)) = self.by_start.range(start..end).next() {
-            self.by_start.remove(&inner_start);
-            let cut_end = inner.end.min(end);
+        let left = self.by_start.range(..start).next_back();
+        let mut from = left.map_or(start, |(&at, range)| if range.end > start { at } else { start });
+        while let Some((&range_start, &range)) = self.by_start.range(from..end).next() {
+            self.by_start.remove(&range_start);
             let mut blocks = -1;
-            if inner.end > end {
-                self.by_start.insert(end, inner);
-                blocks = 0;
+            if range_start < start {
+                self.by_start.insert(range_start, Range { end: start, ..range });
+                blocks += 1;
             }
-            removed_bytes += cut_end - inner_start;
+            if range.end > end {
+                self.by_start.insert(end, range);
+                blocks += 1;
+            }
             changed(Change {
-                location: inner.location,
-                bytes: -((cut_end - inner_start) as i64),
+                location: range.location,
+                bytes: -((range.end.min(end) - range_start.max(start)) as i64),
                 blocks,
             });
+            // What is left of the first one is not met again.
+            from = start;
         }
-        removed_bytes
     }
 
     /// (start, bytes, location) of each range, by address.
@@ -113,11 +100,7 @@ mod tests {
             if map_it {
                 map.insert(start, bytes, index as u32, &mut changed);
             } else {
-                let mapped = cells[start as usize..(start + bytes) as usize]
-                    .iter()
-                    .filter(|cell| cell.is_some());
-                let mapped_bytes = mapped.count() as u64;
-                assert_eq!(map.remove(start, bytes, &mut changed), mapped_bytes);
+                map.remove(start, bytes, &mut changed);
             }
             cells[start as usize..(start + bytes) as usize].fill(map_it.then_some(index as u32));
             for (location, &(bytes, blocks)) in totals.iter().enumerate() {
@@ -172,7 +155,8 @@ mod tests {
     fn the_end_of_the_address_space_is_no_overflow() {
         let mut map = RangeMap::default();
         map.insert(u64::MAX - 10, u64::MAX, 0, &mut |_| {});
-        assert_eq!(map.remove(0, u64::MAX, &mut |_| {}), 10);
-        assert_eq!(map.iter().count(), 0);
+        let mut removed_bytes = 0;
+        map.remove(0, u64::MAX, &mut |change| removed_bytes -= change.bytes);
+        assert_eq!((removed_bytes, map.iter().count()), (10, 0));
     }
 }

@@ -195,16 +195,18 @@ impl RawReader {
         })
     }
 
+    fn end_at_trailer(&mut self) -> RawRecord<'static> {
+        self.done = true;
+        self.trailer = true;
+        self.source.advance(1);
+        RawRecord::Trailer
+    }
+
     /// Tokens without flags.
     #[cold]
     fn next_rare(&mut self, token: u8) -> Option<RawRecord<'_>> {
         let record = match token {
-            token::TRAILER => {
-                self.done = true;
-                self.trailer = true;
-                self.source.advance(1);
-                return Some(RawRecord::Trailer);
-            }
+            token::TRAILER => return Some(self.end_at_trailer()),
             token::MEMORY => self.fixed(|fields, reader| {
                 let (rss_bytes, elapsed_ms) = (fields.varint()?, fields.varint()?);
                 let time_ms = reader.header.start_ms.wrapping_add(elapsed_ms as i64);
@@ -220,12 +222,7 @@ impl RawReader {
     fn next_aggregated(&mut self, token: u8) -> Option<RawRecord<'_>> {
         use token::aggregated;
         let record = match token {
-            aggregated::TRAILER => {
-                self.done = true;
-                self.trailer = true;
-                self.source.advance(1);
-                return Some(RawRecord::Trailer);
-            }
+            aggregated::TRAILER => return Some(self.end_at_trailer()),
             aggregated::MEMORY_SNAPSHOT => self.fixed(|fields, _| {
                 let (time_ms, rss_bytes, heap_bytes) = (fields.word(), fields.word(), fields.word());
                 Ok(RawRecord::MemorySnapshot {

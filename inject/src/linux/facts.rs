@@ -87,9 +87,9 @@ impl Obstacle {
     /// What to type or change.
     pub fn fix(&self) -> Option<String> {
         let text = match self {
-            Self::NoSuchProcess { .. } => "check the number with: pgrep -a python".to_owned(),
+            Self::NoSuchProcess { .. } => "check the number with: ps -e -o pid,args".to_owned(),
             Self::Zombie { pid } => format!("find its parent with: ps -o ppid= -p {pid}"),
-            Self::KernelThread | Self::Oneself => "check the number with: pgrep -a python".to_owned(),
+            Self::KernelThread | Self::Oneself => "check the number with: ps -e -o pid,args".to_owned(),
             Self::Traced { by, .. } => format!("end the other tracer first: kill {by}"),
             Self::NotThisArchitecture => "use a memray built for its architecture".to_owned(),
             Self::ShadowStack => "start it without: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off".to_owned(),

@@ -2,6 +2,7 @@ use super::*;
 use crate::testing::TestRegion;
 use crate::testing::python::{FakeCode, FakePython, VERSIONS};
 use wire::ring::DEAD;
+use wire::ring::RING_SLOTS;
 
 /// A code definition, decoded from its bytes as they crossed.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ fn decode(payload: &[u8]) -> Definition {
 }
 
 fn define(python: &FakePython, code: u64) -> (u64, Definition) {
-    let region = TestRegion::new(1 << 18);
+    let region = TestRegion::new(RING_SLOTS);
     // SAFETY: the layout describes the fake; its objects live as long as it does.
     let id = unsafe {
         let id = code_id(&python.layout, code);

@@ -128,7 +128,9 @@ fn frame_xstate_bytes(xstate: &[u8]) -> Option<usize> {
 
 /// End of a component in the standard format: CPUID leaf 0xd.
 fn component_end(component: u32) -> usize {
-    let leaf = std::arch::x86_64::__cpuid_count(0xd, component);
+    // SAFETY: every x86_64 has CPUID. Later compilers than our oldest know that without being told.
+    #[allow(unused_unsafe, reason = "needed at rust-version")]
+    let leaf = unsafe { std::arch::x86_64::__cpuid_count(0xd, component) };
     (leaf.eax + leaf.ebx) as usize
 }
 
