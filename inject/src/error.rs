@@ -36,6 +36,8 @@ pub enum Error {
     },
     /// The tracee left in the middle.
     Gone { pid: i32 },
+    /// A seccomp filter forbade the call.
+    Filtered { tid: i32 },
     /// The thread did something else than the system call it was asked for.
     Unexpected { what: &'static str, tid: i32 },
 }
@@ -62,6 +64,7 @@ impl Error {
             Self::RemoteSyscall {
                 errno: Errno::EMFILE, ..
             } => Some("raise the process's limit of open files: prlimit --nofile=… --pid PID".to_owned()),
+            Self::Filtered { .. } => Some("run memray as root on the host, which may suspend the filter".to_owned()),
             _ => None,
         }
     }
@@ -83,6 +86,7 @@ impl fmt::Display for Error {
                 write!(f, "ptrace {request} of thread {tid} failed: {}", errno.desc())
             }
             Self::Gone { pid } => write!(f, "process {pid} ended meanwhile"),
+            Self::Filtered { tid } => write!(f, "a seccomp filter of thread {tid} forbids the system calls of an attach"),
             Self::Unexpected { what, tid } => write!(f, "thread {tid} {what}"),
         }
     }

@@ -46,6 +46,9 @@ pub enum BorrowError {
     Refused(Errno),
     /// No thread stopped in time.
     Uninterruptible,
+    /// A seccomp filter, stricter than our own, could kill the process for a system call that we make in it, and we
+    /// are not allowed to have it suspended.
+    Seccomp,
     /// libc has no `syscall; ret` or no `rt_sigreturn` stub where they were looked for.
     NoGadget,
     /// The stack pointer of every thread is somewhere strange.
@@ -59,6 +62,7 @@ impl BorrowError {
             Self::Refused(_) => Some("run memray as root, or with CAP_SYS_PTRACE".to_owned()),
             Self::Uninterruptible => Some("try again when its disk or network file system answers".to_owned()),
             Self::NoStack => Some("try again in a moment".to_owned()),
+            Self::Seccomp => Some("run memray as root on the host, which may suspend the filter".to_owned()),
             Self::NoGadget => None,
             Self::Failed(error) => error.fix(),
         }
@@ -72,6 +76,7 @@ impl fmt::Display for BorrowError {
             Self::Uninterruptible => {
                 f.write_str("none of its threads can be stopped: all sleep uninterruptibly (D state)")
             }
+            Self::Seccomp => f.write_str("it runs under a seccomp filter that could kill it for an attach's system calls"),
             Self::NoGadget => f.write_str("its libc is not one that memray knows how to make system calls with"),
             Self::NoStack => f.write_str("none of its threads is on a stack that memray may use"),
             Self::Failed(error) => write!(f, "{error}"),
@@ -159,7 +164,7 @@ where
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        if matches!(last, BorrowError::Refused(_)) || !process.is_alive() {
+        if matches!(last, BorrowError::Refused(_) | BorrowError::Seccomp) || !process.is_alive() {
             break;
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -168,6 +173,59 @@ where
         return Err(Error::Gone { pid: process.pid() }.into());
     }
     Err(last.into())
+}
+
+/// Seizes a thread, with its seccomp filters suspended if it has any and that is allowed. Where it isn't, a filter
+/// that we are under ourselves is tried out on ourselves first; one more than that could answer with death.
+fn seize(pid: i32, tid: i32) -> Result<Seized, BorrowError> {
+    let refused = |errno| match errno {
+        Errno::ESRCH => BorrowError::Uninterruptible,
+        errno => BorrowError::Refused(errno),
+    };
+    let (mode, filters) = seccomp(&format!("{pid}/task/{tid}"));
+    if mode == 0 {
+        return Seized::seize(tid, false).map_err(refused);
+    }
+    match Seized::seize(tid, true) {
+        Err(Errno::EPERM | Errno::EINVAL) => {}
+        result => return result.map_err(refused),
+    }
+    let (own_mode, own_filters) = seccomp("self");
+    if mode == own_mode && filters <= own_filters && rehearse() {
+        Seized::seize(tid, false).map_err(refused)
+    } else {
+        Err(BorrowError::Seccomp)
+    }
+}
+
+/// Makes the system calls of an attach in this process. False where one is forbidden; if it is forbidden on pain
+/// of death, it is our own.
+fn rehearse() -> bool {
+    const BYTES: usize = 4096;
+    // SAFETY: a descriptor and a mapping of our own, closed and unmapped again; no memory of ours is touched.
+    unsafe {
+        let descriptor = libc::memfd_create(c"memray".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        let protection = libc::PROT_READ | libc::PROT_EXEC;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let address = libc::mmap(std::ptr::null_mut(), BYTES, protection, flags, -1, 0);
+        if address == libc::MAP_FAILED {
+            return false;
+        }
+        let advised = libc::madvise(address, BYTES, libc::MADV_WIPEONFORK) == 0;
+        let closed = descriptor >= 0 && libc::close(descriptor) == 0;
+        libc::munmap(address, BYTES) == 0 && advised && closed
+    }
+}
+
+/// Seccomp mode (0 none, 1 strict, 2 filters) and number of filters of a task below /proc.
+fn seccomp(task: &str) -> (u32, u32) {
+    let status = std::fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        value.trim().parse().ok()
+    };
+    // Before Linux 5.9 the number is not told: then every filter is one too many.
+    (field("Seccomp:").unwrap_or(0), field("Seccomp_filters:").unwrap_or(u32::MAX))
 }
 
 /// Puts the calling thread first in line for a CPU, where that is permitted: a stopped thread waits for it.
@@ -186,10 +244,7 @@ impl<'a> Borrowed<'a> {
         gadgets: &Gadgets,
         candidate: Candidate,
     ) -> Result<(Self, Instant), BorrowError> {
-        let mut seized = Seized::seize(candidate.tid).map_err(|errno| match errno {
-            Errno::ESRCH => BorrowError::Uninterruptible,
-            errno => BorrowError::Refused(errno),
-        })?;
+        let mut seized = seize(process.pid(), candidate.tid)?;
         if !seized.interrupt(STOP_MAX)? {
             return Err(BorrowError::Uninterruptible);
         }

@@ -24,7 +24,6 @@ pub struct Facts {
     pub uid: Option<u32>,
     /// Process ids from the outermost to the innermost namespace.
     pub namespace_pids: Vec<i32>,
-    pub seccomp_mode: u32,
     pub has_shadow_stack: bool,
     /// From the executable's header: 1 is 32-bit, 2 is 64-bit.
     pub elf_class: Option<u8>,
@@ -231,7 +230,6 @@ impl Facts {
                 "TracerPid" => self.tracer_pid = numbers.next().and_then(|it| it.parse().ok()).unwrap_or(0),
                 "Uid" => self.uid = numbers.next().and_then(|it| it.parse().ok()),
                 "NSpid" => self.namespace_pids = numbers.filter_map(|it| it.parse().ok()).collect(),
-                "Seccomp" => self.seccomp_mode = numbers.next().and_then(|it| it.parse().ok()).unwrap_or(0),
                 "x86_Thread_features" => self.has_shadow_stack = value.contains("shstk"),
                 _ => {}
             }

@@ -14,6 +14,7 @@ const REGSET_BYTES_MAX: usize = 64 << 10;
 const NT_PRSTATUS: i64 = 1;
 const NT_X86_XSTATE: i64 = 0x202;
 /// `linux/ptrace.h`.
+const PTRACE_O_SUSPEND_SECCOMP: i32 = 1 << 21;
 const PTRACE_GETSIGMASK: u32 = 0x420a;
 const PTRACE_SETSIGMASK: u32 = 0x420b;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
@@ -37,9 +38,12 @@ pub struct RseqConfiguration {
 }
 
 impl Seized {
-    /// Becomes the tracer of a thread without stopping it.
-    pub fn seize(tid: i32) -> Result<Self, Errno> {
-        request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize)?;
+    /// Becomes the tracer of a thread without stopping it. `suspend_seccomp` has the kernel pass over the thread's
+    /// filters until it is let go or we die; that takes CAP_SYS_ADMIN.
+    pub fn seize(tid: i32, suspend_seccomp: bool) -> Result<Self, Errno> {
+        let suspend = if suspend_seccomp { PTRACE_O_SUSPEND_SECCOMP } else { 0 };
+        let options = libc::PTRACE_O_TRACESYSGOOD | suspend;
+        request(libc::PTRACE_SEIZE, tid, 0, options as usize)?;
         Ok(Self { tid, is_stopped: false })
     }
 
@@ -75,7 +79,9 @@ impl Seized {
                 Stop::Syscall => return Ok(()),
                 // The trap of an earlier INTERRUPT, or a group stop.
                 Stop::Event => signal = 0,
-                // Only SIGSTOP can arrive with all signals blocked; it is passed on.
+                // A seccomp filter did not like our call. The program never made it and must not die of it.
+                Stop::Signal(libc::SIGSYS) => return Err(Error::Filtered { tid: self.tid }),
+                // Only SIGSTOP can arrive otherwise with all signals blocked; it is passed on.
                 Stop::Signal(arrived) => signal = arrived,
             }
         }
