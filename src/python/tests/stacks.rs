@@ -236,9 +236,12 @@ fn a_forked_child_is_proven_too() {
         let parent = Target::start(
             &python,
             r#"
+begun, begins = os.pipe()
 pid = os.fork()
 if pid == 0:
+    os.write(begins, b'x')
     time.sleep(1000)
+os.read(begun, 1)
 say('child', pid)
 say('ready')
 time.sleep(1000)
