@@ -17,6 +17,12 @@ impl Signals {
             set.add(signal);
         }
         set.thread_block()?;
+        // Ctrl-Z must not stop the tool while it holds a thread of the target, nor while it is to drain the ring.
+        let mut stopping = SigSet::empty();
+        for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+            stopping.add(signal);
+        }
+        stopping.thread_block()?;
         // A file size limit must show as an error of the write, not kill the collector. (A closed pipe does so
         // already: Rust's runtime ignores SIGPIPE.)
         let mut fatal = SigSet::empty();

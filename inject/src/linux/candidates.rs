@@ -75,7 +75,15 @@ fn classify(syscall: &str) -> Suitability {
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => timed_by_pointer(3),
         libc::SYS_rt_sigtimedwait => timed_by_pointer(2),
         libc::SYS_io_getevents | SYS_IO_PGETEVENTS => timed_by_pointer(4),
-        // Could carry a time limit in the socket (SO_RCVTIMEO); most don't, and then restarting is exact.
+        // These would return EINTR if the socket has a time limit of its own (SO_RCVTIMEO); most have none.
+        libc::SYS_accept
+        | libc::SYS_accept4
+        | libc::SYS_connect
+        | libc::SYS_recvfrom
+        | libc::SYS_recvmsg
+        | libc::SYS_recvmmsg
+        | libc::SYS_sendto
+        | libc::SYS_sendmsg => false,
         libc::SYS_semop | libc::SYS_msgrcv | libc::SYS_msgsnd | libc::SYS_io_uring_enter => false,
         _ => return Suitability::RestartsExactly,
     };
