@@ -86,7 +86,10 @@ impl fmt::Display for Error {
                 write!(f, "ptrace {request} of thread {tid} failed: {}", errno.desc())
             }
             Self::Gone { pid } => write!(f, "process {pid} ended meanwhile"),
-            Self::Filtered { tid } => write!(f, "a seccomp filter of thread {tid} forbids the system calls of an attach"),
+            Self::Filtered { tid } => write!(
+                f,
+                "a seccomp filter of thread {tid} forbids the system calls of an attach"
+            ),
             Self::Unexpected { what, tid } => write!(f, "thread {tid} {what}"),
         }
     }

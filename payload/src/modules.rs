@@ -88,6 +88,9 @@ fn wait_until_hooked(session: &Session, wanted: u64) {
         }
         arch::futex_wait(low_half(&header.modules_hooked), hooked as u32, &WAIT_SLICE);
     }
+    if header.modules_hooked.load(Acquire) < wanted {
+        header.modules_late.fetch_add(1, Relaxed);
+    }
 }
 
 /// The futex in a counter: its low half, which comes first on a little-endian machine.

@@ -34,6 +34,8 @@ pub fn losses(losses: &Losses) -> LossSummary {
         losses.no_thread_entry,
         losses.abandoned,
         losses.dead_slots.max(losses.late_commits),
+        // At least one event each, or there is nothing to be missed.
+        losses.modules_late,
     ];
     LossSummary {
         allocations_count: losses.allocations_full,
@@ -59,13 +61,14 @@ mod tests {
             abandoned: 64,
             late_commits: 100,
             dead_slots: 128,
+            modules_late: 256,
         };
         let found = losses(&causes);
         assert_eq!(
             (found.allocations_count, found.frees_count, found.definitions_count),
             (1, 6, 8)
         );
-        assert_eq!((found.unknown_count, found.total_count()), (240, 255));
+        assert_eq!((found.unknown_count, found.total_count()), (496, 511));
         assert_eq!(
             losses(&Losses {
                 frees_full: u64::MAX,

@@ -71,6 +71,8 @@ pub struct Losses {
     pub late_commits: u64,
     /// Ring slots taken out of use.
     pub dead_slots: u64,
+    /// Modules that were used before they were hooked.
+    pub modules_late: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,10 +2,12 @@
 
 use super::failure::Failure;
 use super::reports::leaks_of;
+use super::say::{answer, note};
 use super::{AttachArgs, DetachArgs};
 use crate::analyze::{Evidence, losses, verdict};
-use crate::session::{self, Ended, Session, Signals};
+use crate::session::{self, End, Ended, Session, Signals};
 use crate::{report, ui};
+use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio, exit};
@@ -22,7 +24,9 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     if args.collector
         && let Err(error) = nix::unistd::setsid()
     {
-        eprintln!("memray: warning: the collector stays in this terminal's session: {error}");
+        note(format_args!(
+            "warning: the collector stays in this terminal's session: {error}"
+        ));
     }
     let signals = Signals::block().map_err(|error| Failure::new(format!("cannot block signals: {error}"), None))?;
     let options = session::Options {
@@ -33,28 +37,32 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         duration: args.duration,
     };
     let mut session = Session::start(&options).map_err(failed)?;
-    for note in session.notes() {
+    for note_text in session.notes() {
         if !args.quiet {
-            eprintln!("memray: {note}");
+            note(note_text);
         }
     }
     if args.verbose > 0 {
         for line in session.details() {
-            eprintln!("memray: {line}");
+            note(line);
         }
     }
     if args.collector {
-        announce_background(&args, session.path());
+        if !announce_background(&args, session.path()) {
+            // Whoever started this was ended meanwhile: nobody would know of the window.
+            let _ = session.finish(End::Signal(Signal::SIGHUP));
+            return Ok(());
+        }
     } else if !args.quiet {
         let until = match args.duration {
             Some(duration) => format!("for {}", ui::format::seconds(duration.as_secs_f64())),
             None => "until Ctrl-C".to_owned(),
         };
-        eprintln!(
-            "memray: tracking {} {until}, writing {}",
+        note(format_args!(
+            "tracking {} {until}, writing {}",
             args.pid,
             session.path().display()
-        );
+        ));
     }
     let progress = ui::Progress::new(args.quiet || args.collector);
     let end = session.run(&signals, |state| progress.update(state));
@@ -67,16 +75,16 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     })?;
     drop(progress);
     for warning in &ended.warnings {
-        eprintln!("memray: {warning}");
+        note(warning);
     }
     if args.collector {
         return Ok(());
     }
     if args.verbose > 0 {
-        eprintln!(
-            "memray: detached; stopped one thread for {} µs in all",
+        note(format_args!(
+            "detached; stopped one thread for {} µs in all",
             ended.appendix.pause_us.iter().sum::<u64>()
-        );
+        ));
     }
     print_answer(ended, &signals)
 }
@@ -181,31 +189,30 @@ fn start_collector() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says that tracking is live, and lets go of the terminal.
-fn announce_background(args: &AttachArgs, path: &Path) {
+/// Says that tracking is live, and lets go of the terminal. False if nobody is there to be told.
+fn announce_background(args: &AttachArgs, path: &Path) -> bool {
     let until = args.duration.map_or(String::new(), |duration| {
         format!(" for {}", ui::format::seconds(duration.as_secs_f64()))
     });
-    if args.quiet {
-        println!();
+    let is_told = if args.quiet {
+        writeln!(std::io::stdout()).is_ok()
     } else {
-        println!(
-            "memray: tracking {}{until} in the background, writing {}",
-            args.pid,
+        let pid = args.pid;
+        answer(format_args!(
+            "tracking {pid}{until} in the background, writing {}",
             path.display()
-        );
-        println!("memray: end it with: memray detach {}", args.pid);
-    }
-    let _ = std::io::stdout().flush();
+        )) && answer(format_args!("end it with: memray detach {pid}"))
+    };
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdin(&null);
         let _ = nix::unistd::dup2_stdout(&null);
         let _ = nix::unistd::dup2_stderr(&null);
     }
+    is_told
 }
 
 pub fn detach(args: &DetachArgs) -> Result<(), Failure> {
     let failed = |error: session::Error| Failure::new(format!("cannot detach from {}: {error}", args.pid), error.fix());
-    println!("memray: {}", session::detach(args.pid).map_err(failed)?);
+    answer(session::detach(args.pid).map_err(failed)?);
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! What a user sees when something failed: one line with the cause, one with the fix.
 
+use super::say::note;
+use std::io::Write;
+
 /// A failure to be printed; exit code 1.
 #[derive(Debug)]
 pub struct Failure {
@@ -16,9 +19,9 @@ impl Failure {
 
     /// Prints it to standard error.
     pub fn print(&self) {
-        eprintln!("memray: {}", self.what);
+        note(&self.what);
         if let Some(fix) = &self.fix {
-            eprintln!("  fix: {fix}");
+            let _ = writeln!(std::io::stderr(), "  fix: {fix}");
         }
     }
 }

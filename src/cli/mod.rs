@@ -4,6 +4,7 @@ mod attach;
 mod duration;
 mod failure;
 mod reports;
+mod say;
 
 use crate::session;
 use clap::{ArgAction, Args, Parser, Subcommand};

@@ -1,6 +1,7 @@
 //! `memray summary` and `memray parse`.
 
 use super::failure::Failure;
+use super::say::note;
 use super::{ParseArgs, SummaryArgs};
 use crate::analyze::{Heap, LineTable, Origins, SortColumn, arena_bytes, functions, lines, losses};
 use crate::capture::{Damage, RawReader, ReadError, Reader};
@@ -85,10 +86,10 @@ fn unreadable(path: &Path, error: &ReadError) -> Failure {
 
 fn warn_of_damage(path: &Path, damage: Option<&Damage>) {
     if let Some(damage) = damage {
-        eprintln!(
-            "memray: {} is damaged: {damage}; what comes before is shown",
+        note(format_args!(
+            "{} is damaged: {damage}; what comes before is shown",
             path.display()
-        );
+        ));
     }
 }
 
@@ -99,13 +100,16 @@ fn warn_of_gaps(path: &Path, reader: &Reader) {
         .map_or(0, |appendix| losses(&appendix.losses).total_count());
     if lost_count > 0 {
         let events = ui::format::counted(lost_count, "event");
-        eprintln!("memray: {} lacks {events} that could not be recorded", path.display());
+        note(format_args!(
+            "{} lacks {events} that could not be recorded",
+            path.display()
+        ));
     }
     if reader.damage().is_none() && !reader.is_complete() {
-        eprintln!(
-            "memray: {} was not closed: it is being recorded, or its memray was killed",
+        note(format_args!(
+            "{} was not closed: it is being recorded, or its memray was killed",
             path.display()
-        );
+        ));
     }
 }
 

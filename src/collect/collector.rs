@@ -156,6 +156,7 @@ impl Collector {
             abandoned: losses.abandoned.load(Ordering::Relaxed),
             late_commits: losses.late_commits.load(Ordering::Relaxed),
             dead_slots: self.reader.dead_slots(),
+            modules_late: self.reader.region().header().modules_late.load(Ordering::Relaxed),
         }
     }
 

@@ -20,6 +20,8 @@ pub enum Error {
     TornWords,
     /// A step with the region's memfd.
     Memfd(&'static str, std::io::Error),
+    /// The target closed the region's descriptor in the middle of the attach and opened something else there.
+    ForeignDescriptor,
     Guardian(std::io::Error),
     /// Somebody tracks this process already.
     Busy {
@@ -56,6 +58,7 @@ impl fmt::Display for Error {
             Self::TornWords => f.write_str(
                 "this kernel does not write words of another process as a whole, so slots can't be changed safely",
             ),
+            Self::ForeignDescriptor => f.write_str("it closed the ring's descriptor while it was being set up"),
             Self::Guardian(error) => write!(f, "the guardian process cannot be started: {}", error_text(error)),
             Self::Busy { owner, owner_name, .. } => write!(
                 f,
@@ -90,6 +93,13 @@ impl fmt::Display for Error {
 }
 
 impl Error {
+    /// Whether a process that is still being started could give this reason.
+    pub fn may_be_early(&self) -> bool {
+        use python::FindError;
+        let is_early = |error: &FindError| matches!(error, FindError::NotInitialised { .. } | FindError::Layout { .. });
+        matches!(self, Self::NothingToHook) || matches!(self, Self::Python(error) if is_early(error))
+    }
+
     /// What to type or change.
     pub fn fix(&self) -> Option<String> {
         match self {
@@ -107,7 +117,7 @@ impl Error {
             Self::NothingToHook => {
                 Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned())
             }
-            Self::BeingAttached => Some("try again in a moment".to_owned()),
+            Self::ForeignDescriptor | Self::BeingAttached => Some("try again in a moment".to_owned()),
             Self::TornWords | Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
         }
     }

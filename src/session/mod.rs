@@ -27,6 +27,7 @@ pub use finish::Ended;
 pub use repair::detach;
 pub use signals::Signals;
 pub use start::Options;
+pub use window::End;
 
 use crate::capture::Sample;
 use crate::collect::Collector;

@@ -92,10 +92,16 @@ pub fn place(
             Ok::<_, Error>((landing, region, memfd))
         })();
         if placed.is_err() {
-            made.undo(thread);
+            made.undo(process, thread);
         }
         placed
     })?;
+    // Another thread may have made the descriptor something else before it was mapped.
+    let inode = memfd.metadata().map_err(|error| Error::Memfd("checked", error))?.ino();
+    let is_ours = |map: &Mapping| map.start <= region && region < map.end && map.inode == inode;
+    if !process.maps()?.iter().any(is_ours) {
+        return Err(Error::ForeignDescriptor);
+    }
     Ok(Placed {
         landing,
         is_new,
@@ -113,9 +119,12 @@ struct Made {
 }
 
 impl Made {
-    fn undo(self, thread: &mut Borrowed) {
+    fn undo(self, process: &Process, thread: &mut Borrowed) {
         // Nothing better can be done where this fails, too: what stays is inert.
-        if let Some(descriptor) = self.descriptor {
+        if let Some(descriptor) = self
+            .descriptor
+            .filter(|&descriptor| is_memfd(process, thread, descriptor))
+        {
             let _ = thread.close(descriptor);
         }
         for (address, bytes) in self.ranges {
@@ -157,7 +166,8 @@ impl Wreck {
         let header = &landing.header;
         let region = header.journal + JOURNAL_BYTES;
         let covers = |map: &Mapping| map.start <= region && region < map.end;
-        let is_ours = |map: &Mapping| map.path.starts_with(MEMFD_LINK) || !map.is_writable();
+        // Anything but the empty reservation.
+        let is_ours = |map: &Mapping| !(map.is_anonymous() && map.is_writable());
         let directory = format!("/proc/{}/fd", process.pid());
         let descriptors = std::fs::read_dir(directory).into_iter().flatten().filter_map(|entry| {
             let entry = entry.ok()?;
@@ -286,10 +296,20 @@ fn open_memfd(process: &Process, thread: &Borrowed, number: i32, bytes: u64) -> 
     let path = format!("/proc/{}/task/{}/fd/{number}", process.pid(), thread.tid());
     let failed = |error| Error::Memfd("opened", error);
     let memfd = File::options().read(true).write(true).open(path).map_err(failed)?;
+    // The number may be another thread's by now: nothing is sized that is not an empty memfd.
+    let is_empty = memfd.metadata().is_ok_and(|metadata| metadata.len() == 0);
+    if !is_empty || !is_memfd(process, thread, number) || fcntl(&memfd, FcntlArg::F_GET_SEALS).is_err() {
+        return Err(Error::ForeignDescriptor);
+    }
     memfd.set_len(bytes).map_err(|error| Error::Memfd("sized", error))?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&memfd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::Memfd("sealed", errno.into()))?;
     Ok(memfd)
+}
+
+fn is_memfd(process: &Process, thread: &Borrowed, number: i32) -> bool {
+    let link = std::fs::read_link(format!("/proc/{}/task/{}/fd/{number}", process.pid(), thread.tid()));
+    link.is_ok_and(|link| link.to_str().is_some_and(|link| link.starts_with(MEMFD_LINK)))
 }
 
 /// Closes the target's descriptor, after checking that another thread has not made it something else.

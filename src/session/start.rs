@@ -30,6 +30,10 @@ const WAIT_SECOND_US: u32 = 10_000;
 /// Laps that one session may use before it could meet the numbers of the next.
 const LAPS_PER_SESSION: u32 = 1 << 20;
 
+/// How long a process that has just been started is given to become a Python.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+const SETTLE_STEP: Duration = Duration::from_millis(20);
+
 /// What `memray attach` was asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -45,7 +49,7 @@ impl Session {
     pub fn start(options: &Options) -> Result<Self, Error> {
         let started = Instant::now();
         let clock = TickClock::start();
-        let survey = Survey::make(options.pid)?;
+        let survey = Survey::make_patiently(options.pid)?;
         let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
         let begun = survey.go_live(options, &output, started, &clock);
         if begun.is_err() {
@@ -72,6 +76,22 @@ struct Survey {
 }
 
 impl Survey {
+    /// A process that has just been started may not be what it is going to be: its libraries are still being
+    /// loaded, its interpreter set up.
+    fn make_patiently(pid: i32) -> Result<Self, Error> {
+        let deadline = Instant::now() + SETTLE_MAX;
+        loop {
+            let error = match Self::make(pid) {
+                Err(error) if error.may_be_early() && Instant::now() < deadline => error,
+                result => return result,
+            };
+            if !target::is_young(pid) {
+                return Err(error);
+            }
+            std::thread::sleep(SETTLE_STEP);
+        }
+    }
+
     /// Looks, and refuses for the one reason that it finds.
     fn make(pid: i32) -> Result<Self, Error> {
         let facts = inject::facts(pid);

@@ -49,6 +49,19 @@ pub fn own_pid_namespace() -> u64 {
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino())
 }
 
+/// Whether a process was started within the last seconds.
+pub fn is_young(pid: i32) -> bool {
+    const YOUNG_SECONDS: f64 = 3.0;
+    // USER_HZ, which is 100 on every architecture that Linux calls by this interface.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok();
+    let uptime = uptime.and_then(|text| text.split_ascii_whitespace().next()?.parse::<f64>().ok());
+    match (uptime, inject::start_ticks(pid)) {
+        (Some(uptime), Some(ticks)) => uptime - ticks as f64 / TICKS_PER_SECOND < YOUNG_SECONDS,
+        _ => false,
+    }
+}
+
 /// A user's name, or the number.
 pub fn user_name(uid: u32) -> String {
     match nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)) {

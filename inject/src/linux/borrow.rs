@@ -76,7 +76,9 @@ impl fmt::Display for BorrowError {
             Self::Uninterruptible => {
                 f.write_str("none of its threads can be stopped: all sleep uninterruptibly (D state)")
             }
-            Self::Seccomp => f.write_str("it runs under a seccomp filter that could kill it for an attach's system calls"),
+            Self::Seccomp => {
+                f.write_str("it runs under a seccomp filter that could kill it for an attach's system calls")
+            }
             Self::NoGadget => f.write_str("its libc is not one that memray knows how to make system calls with"),
             Self::NoStack => f.write_str("none of its threads is on a stack that memray may use"),
             Self::Failed(error) => write!(f, "{error}"),
@@ -225,7 +227,10 @@ fn seccomp(task: &str) -> (u32, u32) {
         value.trim().parse().ok()
     };
     // Before Linux 5.9 the number is not told: then every filter is one too many.
-    (field("Seccomp:").unwrap_or(0), field("Seccomp_filters:").unwrap_or(u32::MAX))
+    (
+        field("Seccomp:").unwrap_or(0),
+        field("Seccomp_filters:").unwrap_or(u32::MAX),
+    )
 }
 
 /// Puts the calling thread first in line for a CPU, where that is permitted: a stopped thread waits for it.

@@ -82,7 +82,10 @@ pub struct RegionHeader {
     /// 1 once a module may have changed since the last dlsym that asked for a scan; see "Modules" above.
     pub modules_pending: AtomicU32,
     _writers_pad: u32,
-    _writers_line: [u64; 3],
+    /// How often a dlsym went on although the tool had not hooked the new modules yet: what they allocate in the
+    /// next moment may be missing.
+    pub modules_late: AtomicU64,
+    _writers_line: [u64; 2],
     pub losses: Losses,
 }
 
