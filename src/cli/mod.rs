@@ -81,7 +81,7 @@ struct AttachArgs {
     /// Print no progress and no notes
     #[arg(short, long)]
     quiet: bool,
-    /// Say what is done and how long it took; twice: in detail
+    /// Say what is done and how long it took
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
     /// The collector of a background window, started by memray itself

