@@ -269,14 +269,15 @@ fn reusable_reservation(landing: &Landing, maps: &[Mapping], wanted_bytes: u64) 
         .then_some(start)
 }
 
-/// Maps the journal, and behind it what the region will replace. In a range that is used again the region's part
-/// stays writable until then: a writer of an earlier session may still come.
+/// Maps the journal, and behind it what the region will replace. A range that is used again is empty and stays as
+/// it is: a writer of an earlier session may still come.
 fn map_journal(thread: &mut Borrowed, reusable: Option<u64>, reservation_bytes: u64) -> Result<u64, Error> {
-    let (at, bytes, flags) = match reusable {
-        Some(at) => (at, JOURNAL_BYTES, PRIVATE_FIXED | RESERVED),
-        None => (0, reservation_bytes, PRIVATE | RESERVED),
-    };
-    Ok(thread.mmap(RemoteAddr(at), bytes, READ, flags, -1)?.0)
+    match reusable {
+        Some(at) => Ok(at),
+        None => Ok(thread
+            .mmap(RemoteAddr(0), reservation_bytes, READ_WRITE, PRIVATE | RESERVED, -1)?
+            .0),
+    }
 }
 
 fn create_memfd(thread: &mut Borrowed, name: u64) -> Result<i32, Error> {

@@ -15,6 +15,8 @@ use super::x86_64::registers::Registers;
 use crate::address::RemoteAddr;
 use crate::error::Error;
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use std::fmt;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -139,6 +141,9 @@ where
             let attempt = std::thread::scope(|scope| {
                 let worker = scope.spawn(|| {
                     hurry();
+                    if candidate.suitability == Suitability::Running {
+                        move_to(candidate.cpu);
+                    }
                     let (mut borrowed, stopped) = Borrowed::take(process, maps, options, &gadgets, candidate)?;
                     let work = work.take().ok_or(BorrowError::Uninterruptible)?;
                     let result = work(&mut borrowed);
@@ -239,6 +244,16 @@ fn hurry() {
     const NICE_MIN: i32 = -20;
     // SAFETY: setpriority takes numbers only; 0 is the calling thread.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE_MIN) };
+}
+
+/// Moves the calling thread to the CPU where its tracee runs: the two take turns, and waking another CPU for each
+/// turn takes longer than the turn. (A tracee that slept is woken wherever the kernel likes; there it made things
+/// worse.) Best effort: the CPU may be none of ours.
+fn move_to(cpu: Option<usize>) {
+    let mut set = CpuSet::new();
+    if cpu.is_some_and(|cpu| set.set(cpu).is_ok()) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
 }
 
 impl<'a> Borrowed<'a> {

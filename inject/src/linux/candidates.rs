@@ -28,6 +28,8 @@ pub enum Suitability {
 pub struct Candidate {
     pub tid: i32,
     pub suitability: Suitability,
+    /// The CPU that it ran on last.
+    pub cpu: Option<usize>,
 }
 
 /// The threads of a process, the most suitable first.
@@ -53,7 +55,9 @@ pub fn look(pid: i32, tid: i32) -> Option<Candidate> {
             classify(&syscall)
         }
     };
-    Some(Candidate { tid, suitability })
+    // Field 39 of the whole line; the state is the third.
+    let cpu = rest.split_ascii_whitespace().nth(36).and_then(|cpu| cpu.parse().ok());
+    Some(Candidate { tid, suitability, cpu })
 }
 
 /// `/proc/PID/task/TID/syscall`: number, six arguments, stack pointer, program counter.
