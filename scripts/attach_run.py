@@ -17,6 +17,7 @@ import os, sys
 go, done = map(int, sys.argv[1:3])
 del sys.argv[:3]
 sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+os.write(done, b".")
 os.read(go, 1)
 import runpy
 try:
@@ -44,6 +45,8 @@ def main():
     os.close(go_read)
     os.close(done_write)
     try:
+        # Not before the interpreter is up: until then it is no Python to attach to.
+        os.read(done, 1)
         attach = [options.memray, "attach", "-f", "-q", "-o", options.output] + options.flag + [str(child.pid)]
         subprocess.run(attach, check=True, stdout=subprocess.DEVNULL)
         os.write(go, b".")
