@@ -5,6 +5,8 @@
 //! code, keeps the live set and feeds the capture's writer. Nothing here waits for the tracee.
 
 mod collector;
+#[cfg(test)]
+mod collector_tests;
 mod definitions;
 mod ranges;
 mod region;

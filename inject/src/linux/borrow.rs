@@ -5,12 +5,14 @@
 //! `rt_sigreturn` stub. System calls are made by a `syscall; ret` found in libc and driven by PTRACE_SYSCALL.
 //! Nothing is ever single-stepped, and no code is written.
 
-use super::candidates::{Candidate, Suitability, candidates, look};
-use super::image_file;
+use super::candidates::{Candidate, Suitability, candidates};
+use super::gadgets::Gadgets;
+use super::interrupted::{resumed, wait_out};
 use super::maps::Mapping;
 use super::process::Process;
 use super::ptrace::Seized;
-use super::x86_64::frame::{self, GADGET, RESTORER};
+use super::seccomp::seize;
+use super::x86_64::frame;
 use super::x86_64::registers::Registers;
 use crate::address::RemoteAddr;
 use crate::error::Error;
@@ -19,19 +21,12 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::fmt;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// How long one thread may take to stop before another is tried.
 const STOP_MAX: Duration = Duration::from_millis(100);
 /// How long all attempts together may take.
 const BORROW_MAX: Duration = Duration::from_secs(2);
-/// How long a timed wait whose caller would see the interruption is waited out.
-const TIMED_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Words of the stack that are searched for the caller of an interrupted system call.
-const CALLER_WORDS: usize = 48;
-/// Largest executable mapping that is searched for gadgets.
-const GADGET_BYTES_MAX: usize = 16 << 20;
 
 /// How to borrow.
 #[derive(Clone, Debug, Default)]
@@ -180,62 +175,6 @@ where
         return Err(Error::Gone { pid: process.pid() }.into());
     }
     Err(last.into())
-}
-
-/// Seizes a thread, with its seccomp filters suspended if it has any and that is allowed. Where it isn't, a filter
-/// that we are under ourselves is tried out on ourselves first; one more than that could answer with death.
-fn seize(pid: i32, tid: i32) -> Result<Seized, BorrowError> {
-    let refused = |errno| match errno {
-        Errno::ESRCH => BorrowError::Uninterruptible,
-        errno => BorrowError::Refused(errno),
-    };
-    let (mode, filters) = seccomp(&format!("{pid}/task/{tid}"));
-    if mode == 0 {
-        return Seized::seize(tid, false).map_err(refused);
-    }
-    match Seized::seize(tid, true) {
-        Err(Errno::EPERM | Errno::EINVAL) => {}
-        result => return result.map_err(refused),
-    }
-    let (own_mode, own_filters) = seccomp("self");
-    if mode == own_mode && filters <= own_filters && rehearse() {
-        Seized::seize(tid, false).map_err(refused)
-    } else {
-        Err(BorrowError::Seccomp)
-    }
-}
-
-/// Makes the system calls of an attach in this process. False where one is forbidden; if it is forbidden on pain
-/// of death, it is our own.
-fn rehearse() -> bool {
-    const BYTES: usize = 4096;
-    // SAFETY: a descriptor and a mapping of our own, closed and unmapped again; no memory of ours is touched.
-    unsafe {
-        let descriptor = libc::memfd_create(c"memray".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
-        let protection = libc::PROT_READ | libc::PROT_EXEC;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let address = libc::mmap(std::ptr::null_mut(), BYTES, protection, flags, -1, 0);
-        if address == libc::MAP_FAILED {
-            return false;
-        }
-        let advised = libc::madvise(address, BYTES, libc::MADV_WIPEONFORK) == 0;
-        let closed = descriptor >= 0 && libc::close(descriptor) == 0;
-        libc::munmap(address, BYTES) == 0 && advised && closed
-    }
-}
-
-/// Seccomp mode (0 none, 1 strict, 2 filters) and number of filters of a task below /proc.
-fn seccomp(task: &str) -> (u32, u32) {
-    let status = std::fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
-        value.trim().parse().ok()
-    };
-    // Before Linux 5.9 the number is not told: then every filter is one too many.
-    (
-        field("Seccomp:").unwrap_or(0),
-        field("Seccomp_filters:").unwrap_or(u32::MAX),
-    )
 }
 
 /// Puts the calling thread first in line for a CPU, where that is permitted: a stopped thread waits for it.
@@ -406,45 +345,6 @@ impl Drop for Borrowed<'_> {
     }
 }
 
-/// Where libc has the instructions that a borrowed thread executes.
-struct Gadgets {
-    syscall: u64,
-    restorer: u64,
-}
-
-impl Gadgets {
-    fn find(process: &Process, maps: &[Mapping]) -> Option<Self> {
-        let is_libc = |map: &&Mapping| {
-            let name = map.path.rsplit('/').next().unwrap_or_default();
-            map.is_executable()
-                && map.inode != 0
-                && (name.starts_with("libc.") || name.starts_with("libc-") || name.starts_with("ld-musl"))
-        };
-        let find = |bytes: &[u8], wanted: &[u8]| bytes.windows(wanted.len()).position(|window| window == wanted);
-        maps.iter().filter(is_libc).find_map(|map| {
-            let bytes = ((map.end - map.start) as usize).min(GADGET_BYTES_MAX);
-            let file = image_file::open(process.pid(), map);
-            let mut code = vec![0; bytes];
-            // Some libc may have been relocated in place: what the file says has to be there in memory, too.
-            let from_file = file.is_some_and(|file| file.read_exact_at(&mut code, map.offset).is_ok());
-            if !from_file {
-                process.read(RemoteAddr(map.start), &mut code).ok()?;
-            }
-            let at = |wanted: &[u8]| find(&code, wanted).map(|offset| map.start + offset as u64);
-            let gadgets = Self {
-                syscall: at(&GADGET)?,
-                restorer: at(&RESTORER)?,
-            };
-            let is_there = |address: u64, wanted: &[u8]| {
-                process
-                    .read_vec(RemoteAddr(address), wanted.len())
-                    .is_ok_and(|found| found == wanted)
-            };
-            (is_there(gadgets.syscall, &GADGET) && is_there(gadgets.restorer, &RESTORER)).then_some(gadgets)
-        })
-    }
-}
-
 /// Whether the frame lies in the memory of a stack, in one piece with the stack pointer. Not in the heap: an
 /// alternate signal stack there may have other data right below it.
 fn is_stack(maps: &[Mapping], frame: u64, stack_pointer: u64) -> bool {
@@ -474,86 +374,4 @@ fn leave_rseq(process: &Process, seized: &Seized, registers: &mut Registers) {
     if registers.rip.wrapping_sub(start) < length {
         registers.rip = abort;
     }
-}
-
-/// What the thread goes on with. A call that the kernel fails with EINTR because of our stop is executed again,
-/// unless its caller does so itself and better, or a signal is there to be seen.
-fn resumed(
-    process: &Process,
-    maps: &[Mapping],
-    options: &BorrowOptions,
-    tid: i32,
-    saved: &Registers,
-    mask: u64,
-) -> Registers {
-    if !saved.was_interrupted_for_good() || has_pending_signal(process.pid(), tid, mask) {
-        return *saved;
-    }
-    let is_timed = timed_wait(saved);
-    if is_timed && caller_retries(process, maps, options, saved.rsp) {
-        *saved
-    } else {
-        saved.reissued()
-    }
-}
-
-fn timed_wait(registers: &Registers) -> bool {
-    match registers.orig_rax as i64 {
-        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => registers.r10 as i32 >= 0,
-        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => registers.r10 != 0,
-        libc::SYS_rt_sigtimedwait => registers.rdx != 0,
-        _ => false,
-    }
-}
-
-/// Whether the first code address on the stack outside of libc belongs to a caller that retries.
-fn caller_retries(process: &Process, maps: &[Mapping], options: &BorrowOptions, stack_pointer: u64) -> bool {
-    let Ok(stack) = process.read_vec(RemoteAddr(stack_pointer), CALLER_WORDS * 8) else {
-        return false;
-    };
-    stack
-        .chunks_exact(8)
-        .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
-        .find(|word| {
-            maps.iter().any(|map| {
-                let name = map.path.rsplit('/').next().unwrap_or_default();
-                map.is_executable() && (map.start..map.end).contains(word) && !name.starts_with("libc")
-            })
-        })
-        .is_some_and(|caller| options.retries_on_eintr.iter().any(|range| range.contains(&caller)))
-}
-
-fn has_pending_signal(pid: i32, tid: i32, mask: u64) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")) else {
-        return false;
-    };
-    let pending = status
-        .lines()
-        .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")))
-        .filter_map(|value| u64::from_str_radix(value.trim(), 16).ok())
-        .fold(0, |pending, value| pending | value);
-    pending & !mask != 0
-}
-
-/// A timed wait that would return EINTR is waited out for a while, unless its caller retries by itself.
-fn wait_out(process: &Process, options: &BorrowOptions, maps: &[Mapping], candidate: Candidate) -> Option<Candidate> {
-    if candidate.suitability != Suitability::TimedWait {
-        return Some(candidate);
-    }
-    let stack_pointer = || {
-        let syscall =
-            std::fs::read_to_string(format!("/proc/{}/task/{}/syscall", process.pid(), candidate.tid)).ok()?;
-        let field = syscall.split_ascii_whitespace().nth(7)?;
-        u64::from_str_radix(field.trim_start_matches("0x"), 16).ok()
-    };
-    if stack_pointer().is_some_and(|stack_pointer| caller_retries(process, maps, options, stack_pointer)) {
-        return Some(candidate);
-    }
-    let deadline = Instant::now() + TIMED_WAIT_MAX;
-    let mut now = candidate;
-    while now.suitability == Suitability::TimedWait && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_micros(200));
-        now = look(process.pid(), candidate.tid)?;
-    }
-    Some(now)
 }

@@ -3,12 +3,15 @@
 pub mod borrow;
 pub mod candidates;
 pub mod facts;
+mod gadgets;
 mod image_file;
+mod interrupted;
 pub mod maps;
 pub mod modules;
 pub mod originals;
 pub mod process;
 mod ptrace;
+mod seccomp;
 pub mod self_test;
 pub mod slots;
 mod x86_64;
