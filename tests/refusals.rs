@@ -212,3 +212,17 @@ fn captures_that_were_cut_off() {
         }
     }
 }
+
+#[test]
+fn seccomp_filter_that_kills() {
+    let Some(python) = interpreter() else { return };
+    if !process::is_root() {
+        return skip("only root sees past a filter, and can become another user");
+    }
+    let mut target = Target::spawn(&python, "seccomp.py", &[]);
+    let capture = target.dir.file("capture.bin");
+    Tool::new(&["attach", &target.pid_text(), "-o", &capture, "--duration", "0.3"]).succeed();
+    target.assert_free();
+    target.ask("go", "done");
+    assert!(target.finish().success());
+}
