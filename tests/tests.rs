@@ -22,6 +22,8 @@ mod fork;
 mod hooking;
 /// Targets that are blocked in a system call: attached as fast, and their call is what it would have been.
 mod idle;
+/// The tool killed in the middle of an attach.
+mod killed;
 /// What is different in a process after detach.
 mod leftovers;
 /// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.

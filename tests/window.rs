@@ -458,6 +458,7 @@ fn one_of_two_attaches_at_once_wins() {
     let running = captures
         .each_ref()
         .map(|capture| Tool::new(&["attach", &pid, "-o", capture]).spawn());
+    let pids = running.each_ref().map(|running| running.pid().to_string());
     let outputs = running.map(Running::wait);
     let [first, second] = outputs.each_ref().map(|output| output.status.code());
     let (winner, loser) = match (first, second) {
@@ -465,6 +466,9 @@ fn one_of_two_attaches_at_once_wins() {
         (Some(1), Some(0)) => (1, 0),
         _ => panic!("{}\n{}", outputs[0].describe(), outputs[1].describe()),
     };
+    // By its capture, or by its process while it is still setting up.
+    let named = outputs[loser].stderr.contains(&captures[winner]) || outputs[loser].stderr.contains(&pids[winner]);
+    assert!(named, "the first is not named\n{}", outputs[loser].describe());
     outputs[loser].assert_refusal().assert_plain();
     Tool::new(&["detach", &pid]).succeed().assert_says(&captures[winner]);
     target.assert_free();
@@ -483,14 +487,17 @@ fn steps() -> Option<Target> {
 fn ends_with_an_exec() {
     let Some(mut target) = steps() else { return };
     let capture = target.dir.file("capture.bin");
-    let pid = target.pid_text();
-    Tool::new(&["attach", &pid, "-o", &capture]).succeed();
     target.ask("loop", "done");
-    target.ask("exec", "executed");
-    eventually("the capture is complete", SOON, || {
+    let running = Tool::new(&["attach", &target.pid_text(), "-o", &capture, "--duration", "5m"]).spawn();
+    eventually("the attach is live", SOON, || {
+        target.ask("loop", "done");
         let parsed = Tool::new(&["parse", &capture]).run();
-        parsed.stdout.ends_with("TRAILER\n").then_some(())
+        parsed.stdout.contains("\nALLOCATION ").then_some(())
     });
+    target.ask("exec", "executed");
+    let output = running.wait();
+    output.assert_code(0).assert_plain().assert_says("exec");
+    assert_complete(&capture);
     target.ask("go", "done");
     target.assert_free();
 }
