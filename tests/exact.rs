@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-per_interpreter!(python_allocations, native_calls);
+per_interpreter!(python_allocations, native_calls, deep_stacks, reused_code);
 
 /// One line of the log of `allocations.py`.
 struct Logged {
@@ -407,4 +407,47 @@ fn assert_native_threads(size: u64, dump: &Dump) {
         leaked_bytes >= 4 * size,
         "the native threads' last blocks are not leaked: {leaked_bytes}"
     );
+}
+
+/// One window around one step of `steps.py`.
+fn step(python: &Interpreter, word: &str) -> Option<Dump> {
+    let reader = upstream::python()?;
+    let mut target = Target::spawn(python, "steps.py", &[]);
+    let pid = target.pid_text();
+    let capture = target.dir.file("capture.bin");
+    Tool::new(&["attach", &pid, "-o", &capture]).succeed();
+    target.ask(word, "done");
+    Tool::new(&["detach", &pid]).succeed();
+    target.assert_free();
+    Some(Dump::read(reader, &capture))
+}
+
+fn deep_stacks(python: &Interpreter) {
+    let Some(dump) = step(python, "deep") else { return };
+    let sized = |record: &&Record| record.is_allocation() && (98_765..98_775).contains(&record.size);
+    let records: Vec<&Record> = dump.records.iter().filter(sized).collect();
+    assert_eq!(records.len(), 1);
+    let frames: Vec<&str> = records[0].stack.split('\x1e').collect();
+    assert_eq!(frames.len(), 5002, "{}", show(&records[0].stack));
+    assert!(frames[..5001].iter().all(|frame| frame.starts_with("deep\x1f")));
+    assert!(frames[5001].starts_with("<module>\x1f"));
+}
+
+/// Code objects that take each other's addresses must not take each other's names.
+fn reused_code(python: &Interpreter) {
+    let Some(dump) = step(python, "codes") else { return };
+    for i in 0..200 {
+        let leaf = format!("made_{i}\x1fmade_{i}.py\x1f{}\x1e", i + 2);
+        let caller = format!("<module>\x1fmade_{i}.py\x1f{}\x1e", i + 3);
+        let expected = format!("{leaf}{caller}codes\x1f");
+        let of_function = |record: &&Record| record.is_allocation() && record.stack.starts_with(&expected);
+        let sizes: Vec<u64> = dump
+            .records
+            .iter()
+            .filter(of_function)
+            .map(|record| record.size)
+            .collect();
+        let own = 20_000 + i..20_002 + i;
+        assert!(sizes.iter().any(|size| own.contains(size)), "made_{i}: {sizes:?}");
+    }
 }

@@ -212,3 +212,49 @@ fn captures_that_were_cut_off() {
         }
     }
 }
+
+#[test]
+fn seccomp_filter_that_kills() {
+    let Some(python) = interpreter() else { return };
+    if !process::is_root() {
+        return skip("only root sees past a filter, and can become another user");
+    }
+    let mut target = Target::spawn(&python, "seccomp.py", &[]);
+    let capture = target.dir.file("capture.bin");
+    Tool::new(&["attach", &target.pid_text(), "-o", &capture, "--duration", "0.3"]).succeed();
+    target.assert_free();
+    target.ask("go", "done");
+    assert!(target.finish().success());
+}
+
+/// Without root's rights the filter stays in force for the calls that an attach makes in the target.
+#[test]
+fn seccomp_filter_that_kills_an_unprivileged_users_target() {
+    let Some(python) = interpreters::system() else { return };
+    if !process::is_root() {
+        return skip("only root can become another user");
+    }
+    // nobody can't be expected to reach the build directory, nor the repository.
+    let dir = Dir::new();
+    let copies = [tool::binary().to_owned(), test_file("targets/seccomp.py")].map(|from| {
+        let copy = dir.path().join(from.file_name().expect("a file"));
+        std::fs::copy(&from, &copy).expect("copy a file");
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("open it to everybody");
+        copy.to_str().expect("UTF-8").to_owned()
+    });
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("open it to everybody");
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let mut command = Command::new("setpriv");
+    command.args(nobody).arg(&python.path).arg(&copies[1]);
+    let mut target = Target::start(Dir::new(), command);
+    let pid = target.pid_text();
+    let mut arguments = nobody.to_vec();
+    arguments.extend([copies[0].as_str(), "attach", &pid, "--duration", "1"]);
+    let output = Tool::program("setpriv".into(), &arguments)
+        .current_dir(dir.path())
+        .run();
+    output.assert_refusal().assert_plain().assert_says("seccomp");
+    target.assert_free();
+    target.ask("go", "done");
+    assert!(target.finish().success());
+}

@@ -16,8 +16,14 @@ mod cycles;
 mod demo;
 /// Programs that log their own allocations: each record right, none missing, none extra.
 mod exact;
+/// A target that forks in the window.
+mod fork;
+/// Which slots are hooked in the window, and that none is after it.
+mod hooking;
 /// Targets that are blocked in a system call: attached as fast, and their call is what it would have been.
 mod idle;
+/// The tool killed in the middle of an attach.
+mod killed;
 /// What is different in a process after detach.
 mod leftovers;
 /// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.

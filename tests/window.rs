@@ -447,3 +447,75 @@ fn verbose_prints_the_stop_and_the_start() {
     let figures = output.stderr.matches(" ms").count() + output.stderr.matches(" µs").count();
     assert!(figures >= 2, "no two durations\n{}", output.describe());
 }
+
+#[test]
+fn one_of_two_attaches_at_once_wins() {
+    let Some(mut target) = service() else { return };
+    target.ask("quiet", "ok");
+    let before = Snapshot::take(target.pid());
+    let pid = target.pid_text();
+    let captures = [target.dir.file("one.bin"), target.dir.file("two.bin")];
+    let running = captures
+        .each_ref()
+        .map(|capture| Tool::new(&["attach", &pid, "-o", capture]).spawn());
+    let pids = running.each_ref().map(|running| running.pid().to_string());
+    let outputs = running.map(Running::wait);
+    let [first, second] = outputs.each_ref().map(|output| output.status.code());
+    let (winner, loser) = match (first, second) {
+        (Some(0), Some(1)) => (0, 1),
+        (Some(1), Some(0)) => (1, 0),
+        _ => panic!("{}\n{}", outputs[0].describe(), outputs[1].describe()),
+    };
+    // By its capture, or by its process while it is still setting up.
+    let named = outputs[loser].stderr.contains(&captures[winner]) || outputs[loser].stderr.contains(&pids[winner]);
+    assert!(named, "the first is not named\n{}", outputs[loser].describe());
+    outputs[loser].assert_refusal().assert_plain();
+    Tool::new(&["detach", &pid]).succeed().assert_says(&captures[winner]);
+    target.assert_free();
+    before.assert_same_but_maps(&Snapshot::take(target.pid()));
+}
+
+fn steps() -> Option<Target> {
+    let python = interpreters::any();
+    if python.is_none() {
+        skip("no interpreter");
+    }
+    Some(Target::spawn(&python?, "steps.py", &[]))
+}
+
+#[test]
+fn ends_with_an_exec() {
+    let Some(mut target) = steps() else { return };
+    let capture = target.dir.file("capture.bin");
+    target.ask("loop", "done");
+    let running = Tool::new(&["attach", &target.pid_text(), "-o", &capture, "--duration", "5m"]).spawn();
+    eventually("the attach is live", SOON, || {
+        target.ask("loop", "done");
+        let parsed = Tool::new(&["parse", &capture]).run();
+        parsed.stdout.contains("\nALLOCATION ").then_some(())
+    });
+    target.ask("exec", "executed");
+    let output = running.wait();
+    output.assert_code(0).assert_plain().assert_says("exec");
+    assert_complete(&capture);
+    target.ask("go", "done");
+    target.assert_free();
+}
+
+#[test]
+fn target_may_exit_at_any_step_of_an_attach() {
+    for round in 0..30 {
+        let Some(mut target) = steps() else { return };
+        let capture = target.dir.file("capture.bin");
+        let running = Tool::new(&["attach", &target.pid_text(), "-o", &capture, "--duration", "5"]).spawn();
+        // Each round lets the attach go on for a few answers more.
+        for _ in 0..round {
+            target.ask("loop", "done");
+        }
+        target.say("exit");
+        let output = running.wait();
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{}", output.describe());
+        assert!(!output.stderr.contains("panicked"), "{}", output.describe());
+        assert!(target.wait().success(), "{}", output.describe());
+    }
+}
