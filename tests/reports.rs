@@ -250,11 +250,16 @@ fn summary_cuts_locations_and_never_numbers() {
         assert_eq!(narrow.len(), whole.len());
         for (narrow, whole) in narrow.iter().zip(&whole) {
             assert_eq!(narrow[1..], whole[1..], "at {columns} columns");
-            // From its left: what stays is the end, with the file and the line.
-            let parts = narrow[0].rsplit_once('…').or_else(|| narrow[0].rsplit_once(" at "));
-            let (function, kept) = parts.unwrap_or(("", &narrow[0]));
+            // From the left, function and path each: what stays is their ends, with the line.
+            let parts = |row: &str| row.rsplit_once(" at ").map(|(a, b)| (a.to_owned(), b.to_owned()));
+            let (function, place) = parts(&whole[0]).expect("a function and a place");
+            let (kept_function, kept_place) = parts(&narrow[0]).unwrap_or((function.clone(), narrow[0].clone()));
+            let is_end = |kept: &str, all: &str| {
+                let end = kept.trim_start_matches('…');
+                !end.is_empty() && all.ends_with(end)
+            };
             assert!(
-                whole[0].starts_with(function) && whole[0].ends_with(kept) && !kept.is_empty(),
+                is_end(&kept_function, &function) && is_end(&kept_place, &place),
                 "{:?} of {:?}",
                 narrow[0],
                 whole[0]
