@@ -5,7 +5,7 @@
 //! - [`Process`]: memory read and written through `/proc/PID/mem` while the process runs.
 //! - [`with_borrowed_thread`]: one thread makes system calls for us and goes on as if nothing had happened,
 //!   also if we die in the middle.
-//! - [`modules`], [`slots`], [`Originals`]: ELF images, their GOT slots, and the functions behind them, all read
+//! - [`Module`], [`slots`], [`Originals`]: ELF images, their GOT slots, and the functions behind them, all read
 //!   from memory.
 //!
 //! Nothing here prints, and nothing calls a function of the process.
@@ -21,8 +21,8 @@ pub use error::Error;
 pub use linux::borrow::{BorrowError, BorrowOptions, Borrowed, Pause, with_borrowed_thread};
 pub use linux::facts::{Facts, Obstacle, facts};
 pub use linux::maps::Mapping;
-pub use linux::modules::{Module, Symbol, modules, starts};
-pub use linux::originals::{Binding, Originals, binding, holder, is_dynamic_linker};
+pub use linux::modules::{Module, Symbol, starts};
+pub use linux::originals::{Binding, Originals, binding, is_dynamic_linker};
 pub use linux::process::{Process, start_ticks, stat_field};
 pub use linux::self_test::words_are_written_whole;
 pub use linux::slots::{Relocation, Slot, slots};

@@ -10,17 +10,13 @@ use std::ops::Range;
 use wire::landing::{JOURNAL_ENTRIES_MAX, JournalEntry};
 use wire::{HOOK_COUNT, HOOKED_SYMBOLS, Hook};
 
-/// A module and its slots.
-struct HookedModule {
-    module: Module,
-    slots: Vec<Slot>,
-}
-
 /// Everything that is, or is to be, hooked.
 pub struct Hooks {
     names: Vec<&'static str>,
     originals: Originals,
-    modules: Vec<HookedModule>,
+    modules: Vec<Module>,
+    /// The slots of each module, by the same index.
+    slots: Vec<Vec<Slot>>,
     /// Absolute addresses of the payload's hooks, by [`Hook`].
     hooks: [u64; HOOK_COUNT],
     ours: Vec<Range<u64>>,
@@ -38,6 +34,7 @@ impl Hooks {
             names: HOOKED_SYMBOLS.iter().map(|(name, _)| *name).collect(),
             originals: Originals::default(),
             modules: Vec::new(),
+            slots: Vec::new(),
             hooks: [0; HOOK_COUNT],
             ours: landings
                 .iter()
@@ -48,14 +45,13 @@ impl Hooks {
             different_count: 0,
         };
         hooks.read_modules(process, maps);
-        let modules = hooks.modules();
         let slots: Vec<(usize, Slot)> = hooks
-            .modules
+            .slots
             .iter()
             .enumerate()
-            .flat_map(|(index, hooked)| hooked.slots.iter().map(move |slot| (index, *slot)))
+            .flat_map(|(index, slots)| slots.iter().map(move |slot| (index, *slot)))
             .collect();
-        hooks.originals = Originals::find(process, &modules, &slots, &hooks.names, &hooks.ours);
+        hooks.originals = Originals::find(process, &hooks.modules, &slots, &hooks.names, &hooks.ours);
         hooks
     }
 
@@ -65,8 +61,8 @@ impl Hooks {
         if is_known { Ok(()) } else { Err(Error::NothingToHook) }
     }
 
-    pub fn modules(&self) -> Vec<Module> {
-        self.modules.iter().map(|hooked| hooked.module.clone()).collect()
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
     }
 
     /// The functions that the hooks stand for, 0 where no module imports one.
@@ -108,17 +104,16 @@ impl Hooks {
     /// Points every slot that holds an original, or is still to be bound to it, at its hook. Also hooks what was
     /// loaded since the last time, and what lazy binding has overwritten.
     pub fn install(&mut self, process: &Process, landing: &mut Landing) -> Result<(), Error> {
-        let modules = self.modules();
         let provider = self.allocator_module(process);
         let mut entries = Vec::new();
         self.different_count = 0;
-        for (index, hooked) in self.modules.iter().enumerate() {
+        for (index, (module, slots)) in self.modules.iter().zip(&self.slots).enumerate() {
             // An allocator's own calls (jemalloc's mmap) are part of the allocation that is recorded; the
             // dynamic linker's slots are its own affair.
-            if provider == Some(hooked.module.start) || inject::is_dynamic_linker(&hooked.module) {
+            if provider == Some(module.start) || inject::is_dynamic_linker(module) {
                 continue;
             }
-            for slot in &hooked.slots {
+            for slot in slots {
                 let Some(real) = self.originals.function(slot.name) else {
                     continue;
                 };
@@ -129,7 +124,7 @@ impl Hooks {
                 if value == hook {
                     continue;
                 }
-                match inject::binding(process, &modules, index, slot, value, &self.names, &self.ours) {
+                match inject::binding(process, &self.modules, index, slot, value, &self.names, &self.ours) {
                     Binding::Bound(address) if address == real => {}
                     Binding::Lazy => {}
                     Binding::Bound(_) => {
@@ -169,10 +164,7 @@ impl Hooks {
     }
 
     fn holder(&self, address: u64) -> Option<&Module> {
-        self.modules
-            .iter()
-            .map(|hooked| &hooked.module)
-            .find(|module| module.executes(address))
+        self.modules.iter().find(|module| module.executes(address))
     }
 
     /// The start of the module that provides malloc, if it is not the C library.
@@ -185,14 +177,19 @@ impl Hooks {
 
     /// Keeps what is known of modules that are still there, reads those that are new.
     fn read_modules(&mut self, process: &Process, maps: &[Mapping]) {
-        let mut known = std::mem::take(&mut self.modules);
+        let known_slots = std::mem::take(&mut self.slots);
+        let mut known: Vec<_> = std::mem::take(&mut self.modules).into_iter().zip(known_slots).collect();
         for map in inject::starts(maps) {
-            if let Some(position) = known.iter().position(|hooked| hooked.module.is_same_as(map)) {
-                self.modules.push(known.swap_remove(position));
+            let (module, slots) = if let Some(position) = known.iter().position(|(module, _)| module.is_same_as(map)) {
+                known.swap_remove(position)
             } else if let Some(module) = Module::read(process, map) {
                 let slots = inject::slots(process, &module, &self.names);
-                self.modules.push(HookedModule { module, slots });
-            }
+                (module, slots)
+            } else {
+                continue;
+            };
+            self.modules.push(module);
+            self.slots.push(slots);
         }
     }
 

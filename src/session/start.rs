@@ -124,7 +124,7 @@ impl Survey {
         hooks.require_allocator()?;
         let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
         let description = python::describe(&memory, &runtime, &cwd.to_string_lossy());
-        let borrow = borrow_options(&modules, &runtime);
+        let borrow = borrow_options(modules, &runtime);
         let proof = python::prove(&memory, &runtime, facts.inner_pid(), &target::threads(&process));
         let (layout, tid_offset, main_tid) = match proof {
             Ok(proof) => (proof.layout, proof.tid_offset, proof.main_tid),

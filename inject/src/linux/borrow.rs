@@ -104,9 +104,8 @@ pub struct Borrowed<'a> {
     process: &'a Process,
     seized: Option<Seized>,
     tid: i32,
-    saved: Registers,
     saved_mask: u64,
-    /// What it goes on with: `saved`, or the interrupted call anew.
+    /// What it goes on with: as it was, or the interrupted call anew.
     resumed: Registers,
     borrowed: Registers,
     is_borrowed: bool,
@@ -232,7 +231,6 @@ impl<'a> Borrowed<'a> {
             process,
             tid: candidate.tid,
             seized: Some(seized),
-            saved,
             saved_mask,
             resumed,
             borrowed,
@@ -248,11 +246,6 @@ impl<'a> Borrowed<'a> {
 
     pub fn tid(&self) -> i32 {
         self.tid
-    }
-
-    /// The registers it was stopped with.
-    pub fn registers(&self) -> &Registers {
-        &self.saved
     }
 
     /// Has the thread make a system call.

@@ -85,11 +85,6 @@ pub struct Symbol {
     pub is_ifunc: bool,
 }
 
-/// The images of a process. One that can't be read (it is being unloaded) is left out.
-pub fn modules(process: &Process, maps: &[Mapping]) -> Vec<Module> {
-    starts(maps).filter_map(|map| Module::read(process, map)).collect()
-}
-
 /// Mappings that may be the start of an image.
 pub fn starts(maps: &[Mapping]) -> impl Iterator<Item = &Mapping> {
     maps.iter()

@@ -24,7 +24,7 @@ pub enum Binding {
 /// The functions behind the wanted names.
 #[derive(Clone, Debug, Default)]
 pub struct Originals {
-    /// By name index; the address and the index of the module that holds it.
+    /// By name index.
     functions: Vec<Option<u64>>,
 }
 
@@ -120,9 +120,4 @@ fn would_bind(process: &Process, modules: &[Module], name: &str) -> Option<u64> 
 pub fn is_dynamic_linker(module: &Module) -> bool {
     let name = module.path.rsplit('/').next().unwrap_or_default();
     name.starts_with("ld-linux") || name.starts_with("ld-musl") || name.starts_with("ld-2.") || name == "ld.so"
-}
-
-/// The module whose code an address is in.
-pub fn holder(modules: &[Module], address: u64) -> Option<&Module> {
-    modules.iter().find(|module| module.executes(address))
 }

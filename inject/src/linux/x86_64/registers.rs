@@ -64,11 +64,6 @@ impl Registers {
         self.cs == CODE_SEGMENT_64
     }
 
-    /// The thread pointer.
-    pub fn thread_pointer(&self) -> u64 {
-        self.fs_base
-    }
-
     fn is_in_syscall(&self) -> bool {
         self.orig_rax as i64 >= 0
     }
