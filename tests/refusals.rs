@@ -2,7 +2,7 @@
 
 use crate::support::snapshot::{Snapshot, maps};
 use crate::support::{
-    Dir, Interpreter, Output, Target, Tool, eventually, interpreters, process, skip, test_file, tool,
+    Dir, Interpreter, Output, Target, Tool, eventually, interpreters, process, skip, skip_optional, test_file, tool,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
@@ -90,7 +90,7 @@ fn another_tracer() {
 fn another_users_process() {
     let Some(python) = interpreter() else { return };
     if !process::is_root() {
-        return skip("only root can become another user");
+        return skip_optional("another user", "only root can become one");
     }
     let target = Target::spawn(&python, "quiet.py", &[]);
     let before = Snapshot::take(target.pid());
@@ -112,7 +112,7 @@ fn another_users_process() {
         .status()
         .is_err()
     {
-        return skip("no setpriv");
+        return skip_optional("another user", "setpriv is not installed");
     }
     let output = setpriv(&[&copy, "attach", &target.pid_text(), "--duration", "1"]).run();
     output.assert_refusal().assert_plain();
@@ -232,7 +232,7 @@ fn seccomp_filter_that_kills() {
 fn seccomp_filter_that_kills_an_unprivileged_users_target() {
     let Some(python) = interpreters::system() else { return };
     if !process::is_root() {
-        return skip("only root can become another user");
+        return skip_optional("another user", "only root can become one");
     }
     // nobody can't be expected to reach the build directory, nor the repository.
     let dir = Dir::new();

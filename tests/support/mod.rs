@@ -12,7 +12,7 @@ pub mod upstream;
 
 pub use dir::Dir;
 pub use interpreters::Interpreter;
-pub use skip::skip;
+pub use skip::{skip, skip_optional};
 pub use target::Target;
 pub use tool::{Output, Tool};
 
