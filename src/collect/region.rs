@@ -3,32 +3,49 @@
 //! All access goes through atomics: the tracee changes this memory at any time, so nothing read here is
 //! trusted, only copied and checked.
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use wire::region::{RING_OFFSET, RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry, region_bytes};
 use wire::ring::Slot;
 
 /// A mapped region. Its memory outlives every reference that it hands out.
 pub struct Region {
-    map: MmapRaw,
+    map: Arc<MmapRaw>,
     ring_slots: u64,
 }
 
 impl Region {
     /// Maps the region's memfd, which must have been sized to `region_bytes(ring_slots)` and sealed against
     /// shrinking: an unsealed one would let the tracee kill the tool with SIGBUS.
-    ///
-    /// Every page is touched here, so that the ring is charged to the tool's cgroup, not to the tracee's.
     pub fn map(file: &File, ring_slots: u64) -> io::Result<Self> {
         assert!(ring_slots.is_power_of_two(), "the ring's mask needs a power of two");
         let map = MmapOptions::new()
             .len(region_bytes(ring_slots) as usize)
-            .populate()
             .map_raw(file)?;
+        let map = Arc::new(map);
         Ok(Self { map, ring_slots })
+    }
+
+    /// Touches every page, so that the ring is charged to the tool's cgroup and not to the tracee's. It takes
+    /// milliseconds, so a thread does it.
+    pub fn touch(&self) -> JoinHandle<()> {
+        let map = Arc::clone(&self.map);
+        std::thread::spawn(move || {
+            if map.advise(Advice::PopulateWrite).is_ok() {
+                return;
+            }
+            // Linux before 5.14.
+            for page in (0..map.len()).step_by(wire::PAGE_BYTES as usize) {
+                // SAFETY: the word is aligned and inside the mapping, which `map` keeps. Others write it only
+                // atomically, and this write changes nothing.
+                unsafe { AtomicU64::from_ptr(map.as_mut_ptr().add(page).cast()) }.fetch_or(0, Ordering::Relaxed);
+            }
+        })
     }
 
     pub fn header(&self) -> &RegionHeader {

@@ -141,6 +141,9 @@ impl Hooks {
                 });
             }
         }
+        for module in &self.modules {
+            module.forget_tables();
+        }
         self.write(process, landing, &entries)
     }
 
@@ -179,17 +182,19 @@ impl Hooks {
     fn read_modules(&mut self, process: &Process, maps: &[Mapping]) {
         let known_slots = std::mem::take(&mut self.slots);
         let mut known: Vec<_> = std::mem::take(&mut self.modules).into_iter().zip(known_slots).collect();
-        for map in inject::starts(maps) {
-            let (module, slots) = if let Some(position) = known.iter().position(|(module, _)| module.is_same_as(map)) {
-                known.swap_remove(position)
-            } else if let Some(module) = Module::read(process, map) {
-                let slots = inject::slots(process, &module, &self.names);
-                (module, slots)
-            } else {
-                continue;
-            };
-            self.modules.push(module);
-            self.slots.push(slots);
+        let starts: Vec<&Mapping> = inject::starts(maps).collect();
+        let is_known = |map: &Mapping| known.iter().any(|(module, _)| module.is_same_as(map));
+        let new: Vec<&Mapping> = starts.iter().copied().filter(|map| !is_known(map)).collect();
+        let mut read = read_all(process, &new, &self.names);
+        for map in starts {
+            for found in [&mut known, &mut read] {
+                if let Some(position) = found.iter().position(|(module, _)| module.is_same_as(map)) {
+                    let (module, slots) = found.swap_remove(position);
+                    self.modules.push(module);
+                    self.slots.push(slots);
+                    break;
+                }
+            }
         }
     }
 
@@ -219,4 +224,33 @@ impl Hooks {
         }
         Ok(())
     }
+}
+
+/// Reads modules and their slots, with several threads: most of it is waiting for the kernel.
+fn read_all(process: &Process, maps: &[&Mapping], names: &[&str]) -> Vec<(Module, Vec<Slot>)> {
+    /// Fewer modules than this are not worth a thread.
+    const SHARE_MIN: usize = 16;
+    const THREADS_MAX: usize = 4;
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(THREADS_MAX);
+    let share = maps.len().div_ceil(threads).max(SHARE_MIN);
+    let read = |maps: &[&Mapping]| -> Vec<(Module, Vec<Slot>)> {
+        let modules = maps.iter().filter_map(|map| Module::read(process, map));
+        modules
+            .map(|module| {
+                let slots = inject::slots(process, &module, names);
+                (module, slots)
+            })
+            .collect()
+    };
+    let (own, others) = maps.split_at(share.min(maps.len()));
+    std::thread::scope(|scope| {
+        let others: Vec<_> = others.chunks(share).map(|maps| scope.spawn(|| read(maps))).collect();
+        let mut modules = read(own);
+        for other in others {
+            modules.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        modules
+    })
 }

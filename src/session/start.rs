@@ -98,12 +98,13 @@ impl Survey {
         if let Some(obstacle) = facts.obstacle() {
             return Err(Error::Obstacle(obstacle));
         }
-        if !inject::words_are_written_whole() {
-            return Err(Error::TornWords);
-        }
+        let words_are_written_whole = std::thread::spawn(inject::words_are_written_whole);
         let process = Process::open(pid)?;
         let lock = AttachLock::take(&process, facts.inner_pid())?;
         let mut maps = process.maps()?;
+        if !words_are_written_whole.join().unwrap_or(false) {
+            return Err(Error::TornWords);
+        }
         let mut notes = Vec::new();
         if repair::take_over(&process, &maps)? {
             notes.push(format!("cleaned up what a killed memray had left in {pid}"));
@@ -172,6 +173,7 @@ impl Survey {
         } = self.place(&image, own_mark(self.process.start_ticks(), attached_ms, &output.path))?;
         let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
         let shared = Region::map(&memfd, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
+        let touched = shared.touch();
         let reader = RingReader::new(shared, lap_base);
         reader.publish();
         if is_new {
@@ -182,6 +184,8 @@ impl Survey {
         write_config(&self.process, &landing, &config)?;
         self.hooks.set_addresses(&image, &landing);
         self.hooks.install(&self.process, &mut landing)?;
+        // Before the target can touch a page itself, which would be charged to its cgroup.
+        let _ = touched.join();
         landing.set_flag(&self.process, true)?;
         // From here on the session mark tells others.
         drop(self.lock);

@@ -6,8 +6,67 @@
 //! where that is not permitted, a path is taken only if device and inode are those of the mapping.
 
 use super::maps::Mapping;
+use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Mutex;
+
+/// Files are read in pieces of this size: a symbol is found by a dozen reads of a few bytes that lie together.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// An image's file. What is read of it is kept until [`ImageFile::forget`].
+#[derive(Debug)]
+pub struct ImageFile {
+    file: File,
+    /// By their number; the last piece of a file is shorter.
+    pieces: Mutex<HashMap<u64, Vec<u8>>>,
+}
+
+impl ImageFile {
+    /// Opens the file that is mapped; `None` where only memory is left to read.
+    pub fn open(pid: i32, map: &Mapping) -> Option<Self> {
+        let file = open(pid, map)?;
+        let pieces = Mutex::default();
+        Some(Self { file, pieces })
+    }
+
+    /// Fills the buffer from an offset on, or fails as a whole.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let within = (offset % PIECE_BYTES as u64) as usize;
+        if within + buffer.len() > PIECE_BYTES {
+            return self.file.read_exact_at(buffer, offset);
+        }
+        let number = offset / PIECE_BYTES as u64;
+        let mut pieces = self.pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let std::collections::hash_map::Entry::Vacant(entry) = pieces.entry(number) {
+            entry.insert(self.read_piece(number)?);
+        }
+        let piece = pieces
+            .get(&number)
+            .and_then(|piece| piece.get(within..within + buffer.len()));
+        buffer.copy_from_slice(piece.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    /// Gives back the memory of what was read.
+    pub fn forget(&self) {
+        *self.pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = HashMap::new();
+    }
+
+    fn read_piece(&self, number: u64) -> io::Result<Vec<u8>> {
+        let mut piece = vec![0; PIECE_BYTES];
+        let filled = loop {
+            // Less than asked for is the file's end.
+            match self.file.read_at(&mut piece, number * PIECE_BYTES as u64) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        piece.truncate(filled);
+        Ok(piece)
+    }
+}
 
 /// Opens the file that is mapped; `None` where only memory is left to read.
 pub fn open(pid: i32, map: &Mapping) -> Option<File> {
@@ -18,4 +77,35 @@ pub fn open(pid: i32, map: &Mapping) -> Option<File> {
     let metadata = file.metadata().ok()?;
     let device = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
     (metadata.is_file() && metadata.ino() == map.inode && device == map.device).then_some(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_across_pieces_and_up_to_the_end() {
+        let path = std::env::temp_dir().join(format!("memray-image-file-{}", std::process::id()));
+        let bytes: Vec<u8> = (0..PIECE_BYTES * 2 + 100).map(|index| (index % 251) as u8).collect();
+        std::fs::write(&path, &bytes).expect("write a file");
+        let file = ImageFile {
+            file: File::open(&path).expect("open it"),
+            pieces: Mutex::default(),
+        };
+        std::fs::remove_file(&path).expect("remove it");
+        for offset in [0, 8, PIECE_BYTES - 8, PIECE_BYTES - 3, PIECE_BYTES, bytes.len() - 8] {
+            let mut word = [0; 8];
+            file.read_exact_at(&mut word, offset as u64).expect("read it");
+            assert_eq!(word, bytes[offset..offset + 8], "at {offset}");
+        }
+        let mut word = [0; 8];
+        let past_the_end = file.read_exact_at(&mut word, bytes.len() as u64 - 7);
+        assert_eq!(
+            past_the_end.map_err(|error| error.kind()),
+            Err(io::ErrorKind::UnexpectedEof)
+        );
+        file.forget();
+        file.read_exact_at(&mut word, 8).expect("read it again");
+        assert_eq!(word, bytes[8..16]);
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! Headers and tables may say anything; every length has a bound and every address must lie in the image.
 
-use super::image_file;
+use super::image_file::ImageFile;
 use super::maps::Mapping;
 use super::process::Process;
 use crate::address::RemoteAddr;
@@ -13,9 +13,7 @@ use goblin::elf::dynamic::{
 };
 use goblin::elf::header::{EI_CLASS, ELFCLASS64, ELFMAG, EM_X86_64};
 use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD};
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 const HEADER_BYTES: usize = 64;
@@ -45,7 +43,7 @@ pub struct Module {
     /// It names a program interpreter: an executable, whose PLT may stand for functions of other images.
     pub is_program: bool,
     pub(super) tables: Tables,
-    file: Option<Arc<File>>,
+    file: Option<Arc<ImageFile>>,
     /// Segments that nobody writes, so that the file says what is in memory.
     constant: Vec<ConstantSegment>,
 }
@@ -96,7 +94,7 @@ impl Module {
     pub fn read(process: &Process, map: &Mapping) -> Option<Self> {
         let mut head = [0; HEADER_BYTES + PROGRAM_HEADER_BYTES * 16];
         let readable = head.len().min((map.end - map.start) as usize);
-        let file = image_file::open(process.pid(), map).map(Arc::new);
+        let file = ImageFile::open(process.pid(), map).map(Arc::new);
         let from_file = file
             .as_ref()
             .is_some_and(|file| file.read_exact_at(&mut head[..readable], 0).is_ok());
@@ -174,6 +172,13 @@ impl Module {
         (module.tables.symbols != 0 && module.tables.strings != 0).then_some(module)
     }
 
+    /// Gives back the memory of the tables that were read; later look-ups read them again.
+    pub fn forget_tables(&self) {
+        if let Some(file) = &self.file {
+            file.forget();
+        }
+    }
+
     /// Whether an address belongs to the image.
     pub fn contains(&self, address: u64) -> bool {
         (self.start..self.end).contains(&address)
@@ -189,7 +194,7 @@ impl Module {
         (self.start, self.device, self.inode) == (map.start, map.device, map.inode)
     }
 
-    /// Reads of the image's tables: from its file where that is as good, see [`image_file`].
+    /// Reads of the image's tables: from its file where that is as good, see [`ImageFile`].
     pub(super) fn read_table(&self, process: &Process, address: u64, buffer: &mut [u8]) -> Option<()> {
         let end = address.checked_add(buffer.len() as u64)?;
         if let Some(file) = &self.file
