@@ -26,6 +26,8 @@ mod idle;
 mod killed;
 /// What is different in a process after detach.
 mod leftovers;
+/// Targets whose limits are nearly reached.
+mod places_limits;
 /// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.
 mod refusals;
 /// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.

@@ -62,6 +62,9 @@ impl Error {
                 Some("raise the process's limits (RLIMIT_AS, vm.max_map_count), or attach when it uses less".to_owned())
             }
             Self::RemoteSyscall {
+                errno: Errno::EAGAIN, ..
+            } => Some("raise the process's limit of locked memory: prlimit --memlock=… --pid PID".to_owned()),
+            Self::RemoteSyscall {
                 errno: Errno::EMFILE, ..
             } => Some("raise the process's limit of open files: prlimit --nofile=… --pid PID".to_owned()),
             Self::Filtered { .. } => Some("run memray as root on the host, which may suspend the filter".to_owned()),

@@ -2,6 +2,7 @@
 //! go. Serves any injector: it does not know what is injected.
 //!
 //! - [`facts`]: what can be known without touching the process, and the one obstacle that is in the way.
+//! - [`limits`]: what it may still use of memory, mappings and descriptors.
 //! - [`Process`]: memory read and written through `/proc/PID/mem` while the process runs.
 //! - [`with_borrowed_thread`]: one thread makes system calls for us and goes on as if nothing had happened,
 //!   also if we die in the middle.
@@ -20,9 +21,10 @@ pub use address::RemoteAddr;
 pub use error::Error;
 pub use linux::borrow::{BorrowError, BorrowOptions, Borrowed, Pause, with_borrowed_thread};
 pub use linux::facts::{Facts, Obstacle, facts};
+pub use linux::limits::{Limits, MemoryCgroup, Room, has_locked_memory, limits, memory_cgroups};
 pub use linux::maps::Mapping;
 pub use linux::modules::{Module, Symbol, starts};
 pub use linux::originals::{Binding, Originals, binding, is_dynamic_linker};
 pub use linux::process::{Process, start_ticks, stat_field};
-pub use linux::self_test::words_are_written_whole;
+pub use linux::self_test::{mapped_files_can_be_opened, words_are_written_whole};
 pub use linux::slots::{Relocation, Slot, slots};

@@ -20,8 +20,8 @@ pub struct Region {
 }
 
 impl Region {
-    /// Maps the region's memfd, which must have been sized to `region_bytes(ring_slots)` and sealed against
-    /// shrinking: an unsealed one would let the tracee kill the tool with SIGBUS.
+    /// Maps the region's memory, whose size must be `region_bytes(ring_slots)`. The tracee must have no way to
+    /// shrink it, by a seal or for want of a descriptor: it could kill the tool with SIGBUS.
     pub fn map(file: &File, ring_slots: u64) -> io::Result<Self> {
         assert!(ring_slots.is_power_of_two(), "the ring's mask needs a power of two");
         let map = MmapOptions::new()

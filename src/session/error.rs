@@ -1,5 +1,6 @@
 //! Why a session could not start, go on or end; each with what to do about it.
 
+use super::headroom::Shortage;
 use super::landing::Owner;
 use super::output::{OutputError, error_text};
 use crate::capture::WriteError;
@@ -11,6 +12,8 @@ use std::fmt;
 pub enum Error {
     /// Something about the process forbids it, found before it was touched.
     Obstacle(inject::Obstacle),
+    /// A limit of the target leaves no room for an attach.
+    NoRoom(Shortage),
     Inject(inject::Error),
     Borrow(inject::BorrowError),
     Python(python::FindError),
@@ -49,6 +52,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Obstacle(obstacle) => write!(f, "{obstacle}"),
+            Self::NoRoom(shortage) => f.write_str(&shortage.cause),
             Self::Inject(error) => write!(f, "{error}"),
             Self::Borrow(error) => write!(f, "{error}"),
             Self::Python(error) => write!(f, "{error}"),
@@ -104,6 +108,7 @@ impl Error {
     pub fn fix(&self) -> Option<String> {
         match self {
             Self::Obstacle(obstacle) => obstacle.fix(),
+            Self::NoRoom(shortage) => Some(shortage.fix.clone()),
             Self::Inject(error) => error.fix(),
             Self::Borrow(error) => error.fix(),
             Self::Python(error) => error.fix(),

@@ -119,7 +119,7 @@ impl Session {
         // First the memory, in every process that maps it: no stop and no rights are needed for this.
         let ring_bytes = region_bytes(RING_SLOTS) - RING_OFFSET;
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let _ = fallocate(&self.memfd, flags, RING_OFFSET as i64, ring_bytes as i64);
+        let _ = fallocate(&self.ring_memory, flags, RING_OFFSET as i64, ring_bytes as i64);
         if let Err(error) = restore_slots(&self.process, &mut self.landing) {
             self.warnings.push(format!("not every slot could be put back: {error}"));
         }

@@ -9,6 +9,7 @@
 mod error;
 mod finish;
 mod guardian;
+mod headroom;
 mod hooking;
 mod landing;
 mod lock;
@@ -16,6 +17,7 @@ mod output;
 mod payload;
 mod place;
 mod repair;
+mod ring_memory;
 mod sampler;
 mod signals;
 mod start;
@@ -35,6 +37,7 @@ use guardian::Guardian;
 use hooking::Hooks;
 use inject::{BorrowOptions, Process};
 use landing::Landing;
+use ring_memory::RingSource;
 use sampler::Sampler;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -46,7 +49,9 @@ pub struct Session {
     landing: Landing,
     borrow: BorrowOptions,
     hooks: Hooks,
-    memfd: File,
+    /// The ring's memory, open here.
+    ring_memory: File,
+    ring_source: RingSource,
     collector: Collector,
     guardian: Option<Guardian>,
     sampler: Sampler,
@@ -87,6 +92,7 @@ impl Session {
                 self.live_after.as_secs_f64() * 1e3
             ),
             self.hooks.describe(),
+            self.ring_source.describe().to_owned(),
         ]
     }
 

@@ -3,12 +3,14 @@
 use super::Session;
 use super::error::Error;
 use super::guardian::Guardian;
+use super::headroom::{self, Need};
 use super::hooking::Hooks;
 use super::landing::{Landing, own_mark};
 use super::lock::AttachLock;
 use super::output::Output;
 use super::payload::Image;
-use super::place::{Placed, place, write_image};
+use super::place::{Placed, missing_bytes, place, write_image};
+use super::ring_memory::RingSource;
 use super::sampler::{Sampler, now_ms};
 use super::target::{TargetImage, TargetMemory};
 use super::{payload, repair, target};
@@ -67,6 +69,8 @@ struct Survey {
     landings: Vec<Landing>,
     hooks: Hooks,
     borrow: BorrowOptions,
+    image: Image,
+    ring_source: RingSource,
     description: Description,
     layout: PythonLayout,
     tid_offset: u32,
@@ -123,6 +127,17 @@ impl Survey {
             .collect();
         let runtime = python::find(&memory, &images).map_err(Error::Python)?;
         hooks.require_allocator()?;
+        let image =
+            payload::image().map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
+        let ring_source = RingSource::choose();
+        let existing = find_existing(&landings, &image);
+        let (landing_bytes, reservation_bytes) = missing_bytes(existing.as_ref(), &maps, &image);
+        let need = Need {
+            landing_bytes,
+            reservation_bytes,
+            ..Need::full(&image, modules.len(), ring_source)
+        };
+        headroom::require(&inject::limits(pid, maps.len()), &need)?;
         let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
         let description = python::describe(&memory, &runtime, &cwd.to_string_lossy());
         let borrow = borrow_options(modules, &runtime);
@@ -142,6 +157,8 @@ impl Survey {
             landings,
             hooks,
             borrow,
+            image,
+            ring_source,
             description,
             layout,
             tid_offset,
@@ -162,27 +179,25 @@ impl Survey {
         let writer = self.writer(options, output, attached_ms)?;
         let guardian = Guardian::start(options.pid, std::process::id(), target::own_start_ticks());
         let guardian = guardian.map_err(Error::Guardian)?;
-        let image =
-            payload::image().map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
         let Placed {
             mut landing,
             is_new,
             region,
-            memfd,
+            ring_memory,
             pause,
-        } = self.place(&image, own_mark(self.process.start_ticks(), attached_ms, &output.path))?;
+        } = self.place(own_mark(self.process.start_ticks(), attached_ms, &output.path))?;
         let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
-        let shared = Region::map(&memfd, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
+        let shared = Region::map(&ring_memory, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
         let touched = shared.touch();
         let reader = RingReader::new(shared, lap_base);
         reader.publish();
         if is_new {
-            write_image(&self.process, &image, &landing)?;
-            landing.seal(&self.process, image.digest)?;
+            write_image(&self.process, &self.image, &landing)?;
+            landing.seal(&self.process, self.image.digest)?;
         }
         let config = self.config(region, lap_base, clock);
         write_config(&self.process, &landing, &config)?;
-        self.hooks.set_addresses(&image, &landing);
+        self.hooks.set_addresses(&self.image, &landing);
         self.hooks.install(&self.process, &mut landing)?;
         // Before the target can touch a page itself, which would be charged to its cgroup.
         let _ = touched.join();
@@ -202,7 +217,8 @@ impl Survey {
             borrow: self.borrow,
             landing,
             hooks: self.hooks,
-            memfd,
+            ring_memory,
+            ring_source: self.ring_source,
             guardian: Some(guardian),
             path: output.path.clone(),
             samples: Vec::new(),
@@ -248,17 +264,14 @@ impl Survey {
         Ok(Writer::create(file, header, WriterOptions { compress })?)
     }
 
-    fn place(&self, image: &Image, mark: SessionMark) -> Result<Placed, Error> {
-        let mut landings = self.landings.iter();
-        let existing = landings
-            .find(|landing| landing.header.image_digest == image.digest)
-            .copied();
+    fn place(&self, mark: SessionMark) -> Result<Placed, Error> {
+        let existing = find_existing(&self.landings, &self.image);
         let placed = place(
             &self.process,
             &self.maps,
             existing,
-            image,
-            RING_SLOTS,
+            &self.image,
+            self.ring_source,
             mark,
             &self.borrow,
         );
@@ -286,6 +299,14 @@ impl Survey {
             python: self.layout,
         }
     }
+}
+
+/// The landing of an earlier attach by this build of memray.
+fn find_existing(landings: &[Landing], image: &Image) -> Option<Landing> {
+    let mut landings = landings.iter();
+    landings
+        .find(|landing| landing.header.image_digest == image.digest)
+        .copied()
 }
 
 /// CPython calls a wait again with the time that is left when it fails with EINTR (PEP 475).

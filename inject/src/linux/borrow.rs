@@ -294,6 +294,23 @@ impl<'a> Borrowed<'a> {
             .map(drop)
     }
 
+    pub fn mprotect(&mut self, address: RemoteAddr, bytes: u64, protection: u64) -> Result<(), Error> {
+        self.syscall("mprotect", libc::SYS_mprotect, [address.0, bytes, protection, 0, 0, 0])
+            .map(drop)
+    }
+
+    pub fn munlock(&mut self, address: RemoteAddr, bytes: u64) -> Result<(), Error> {
+        self.syscall("munlock", libc::SYS_munlock, [address.0, bytes, 0, 0, 0, 0])
+            .map(drop)
+    }
+
+    /// Moves a mapping in place of what is mapped at `to`.
+    pub fn mremap_to(&mut self, from: RemoteAddr, bytes: u64, to: RemoteAddr) -> Result<(), Error> {
+        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        self.syscall("mremap", libc::SYS_mremap, [from.0, bytes, bytes, flags, to.0, 0])
+            .map(drop)
+    }
+
     /// `name` is the address of a NUL-terminated string in the tracee.
     pub fn memfd_create(&mut self, name: RemoteAddr, flags: u64) -> Result<i32, Error> {
         self.syscall("memfd_create", libc::SYS_memfd_create, [name.0, flags, 0, 0, 0, 0])

@@ -6,6 +6,7 @@ pub mod facts;
 mod gadgets;
 mod image_file;
 mod interrupted;
+pub mod limits;
 pub mod maps;
 pub mod modules;
 pub mod originals;

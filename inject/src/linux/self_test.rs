@@ -38,6 +38,25 @@ pub fn words_are_written_whole() -> bool {
     })
 }
 
+/// Whether this process may open mappings by `/proc/PID/map_files`, tried on shared memory of its own. It takes
+/// CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE outside of user namespaces.
+pub fn mapped_files_can_be_opened() -> bool {
+    const BYTES: usize = 4096;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping wherever the kernel likes.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), BYTES, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return false;
+    }
+    let start = address as usize;
+    let path = format!("/proc/self/map_files/{start:x}-{:x}", start + BYTES);
+    let is_opened = File::options().read(true).write(true).open(path).is_ok();
+    // SAFETY: the mapping from above, to which nothing refers.
+    unsafe { libc::munmap(address, BYTES) };
+    is_opened
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
