@@ -28,6 +28,8 @@ mod killed;
 mod leftovers;
 /// Targets whose limits are nearly reached.
 mod places_limits;
+/// Targets under a seccomp filter.
+mod places_seccomp;
 /// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.
 mod refusals;
 /// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.

@@ -26,5 +26,6 @@ pub use linux::maps::Mapping;
 pub use linux::modules::{Module, Symbol, starts};
 pub use linux::originals::{Binding, Originals, binding, is_dynamic_linker};
 pub use linux::process::{Process, start_ticks, stat_field};
+pub use linux::seccomp::{Filtered, Passage};
 pub use linux::self_test::{mapped_files_can_be_opened, words_are_written_whole};
 pub use linux::slots::{Relocation, Slot, slots};

@@ -35,7 +35,7 @@ use crate::capture::Sample;
 use crate::collect::Collector;
 use guardian::Guardian;
 use hooking::Hooks;
-use inject::{BorrowOptions, Process};
+use inject::{BorrowOptions, Passage, Process};
 use landing::Landing;
 use ring_memory::RingSource;
 use sampler::Sampler;
@@ -52,6 +52,7 @@ pub struct Session {
     /// The ring's memory, open here.
     ring_memory: File,
     ring_source: RingSource,
+    passage: Passage,
     collector: Collector,
     guardian: Option<Guardian>,
     sampler: Sampler,
@@ -93,6 +94,7 @@ impl Session {
             ),
             self.hooks.describe(),
             self.ring_source.describe().to_owned(),
+            self.passage.to_string(),
         ]
     }
 

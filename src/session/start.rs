@@ -17,7 +17,7 @@ use super::{payload, repair, target};
 use crate::capture::{FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Collector, MAIN_THREAD, Region, RingReader, TickClock};
 use crate::python::{self, Description};
-use inject::{BorrowOptions, Mapping, Module, Process};
+use inject::{BorrowOptions, Mapping, Module, Passage, Process};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wire::Hook;
@@ -71,6 +71,7 @@ struct Survey {
     borrow: BorrowOptions,
     image: Image,
     ring_source: RingSource,
+    passage: Passage,
     description: Description,
     layout: PythonLayout,
     tid_offset: u32,
@@ -102,6 +103,7 @@ impl Survey {
         if let Some(obstacle) = facts.obstacle() {
             return Err(Error::Obstacle(obstacle));
         }
+        let passage = facts.passage.unwrap_or(Passage::Unfiltered);
         let words_are_written_whole = std::thread::spawn(inject::words_are_written_whole);
         let process = Process::open(pid)?;
         let lock = AttachLock::take(&process, facts.inner_pid())?;
@@ -159,6 +161,7 @@ impl Survey {
             borrow,
             image,
             ring_source,
+            passage,
             description,
             layout,
             tid_offset,
@@ -219,6 +222,7 @@ impl Survey {
             hooks: self.hooks,
             ring_memory,
             ring_source: self.ring_source,
+            passage: self.passage,
             guardian: Some(guardian),
             path: output.path.clone(),
             samples: Vec::new(),

@@ -11,7 +11,7 @@ use super::interrupted::{resumed, wait_out};
 use super::maps::Mapping;
 use super::process::Process;
 use super::ptrace::Seized;
-use super::seccomp::seize;
+use super::seccomp::{self, Filtered};
 use super::x86_64::frame;
 use super::x86_64::registers::Registers;
 use crate::address::RemoteAddr;
@@ -43,9 +43,8 @@ pub enum BorrowError {
     Refused(Errno),
     /// No thread stopped in time.
     Uninterruptible,
-    /// A seccomp filter, stricter than our own, could kill the process for a system call that we make in it, and we
-    /// are not allowed to have it suspended.
-    Seccomp,
+    /// A seccomp filter could kill the process for a system call that we make in it.
+    Seccomp(Filtered),
     /// libc has no `syscall; ret` or no `rt_sigreturn` stub where they were looked for.
     NoGadget,
     /// The stack pointer of every thread is somewhere strange.
@@ -59,7 +58,7 @@ impl BorrowError {
             Self::Refused(_) => Some("run memray as root, or with CAP_SYS_PTRACE".to_owned()),
             Self::Uninterruptible => Some("try again when its disk or network file system answers".to_owned()),
             Self::NoStack => Some("try again in a moment".to_owned()),
-            Self::Seccomp => Some("run memray as root on the host, which may suspend the filter".to_owned()),
+            Self::Seccomp(_) => Some(Filtered::FIX.to_owned()),
             Self::NoGadget => None,
             Self::Failed(error) => error.fix(),
         }
@@ -73,9 +72,7 @@ impl fmt::Display for BorrowError {
             Self::Uninterruptible => {
                 f.write_str("none of its threads can be stopped: all sleep uninterruptibly (D state)")
             }
-            Self::Seccomp => {
-                f.write_str("it runs under a seccomp filter that could kill it for an attach's system calls")
-            }
+            Self::Seccomp(filtered) => write!(f, "{filtered}"),
             Self::NoGadget => f.write_str("its libc is not one that memray knows how to make system calls with"),
             Self::NoStack => f.write_str("none of its threads is on a stack that memray may use"),
             Self::Failed(error) => write!(f, "{error}"),
@@ -165,7 +162,7 @@ where
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        if matches!(last, BorrowError::Refused(_) | BorrowError::Seccomp) || !process.is_alive() {
+        if matches!(last, BorrowError::Refused(_) | BorrowError::Seccomp(_)) || !process.is_alive() {
             break;
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -202,11 +199,12 @@ impl<'a> Borrowed<'a> {
         gadgets: &Gadgets,
         candidate: Candidate,
     ) -> Result<(Self, Instant), BorrowError> {
-        let mut seized = seize(process.pid(), candidate.tid)?;
+        let (mut seized, filters) = seccomp::seize(process.pid(), candidate.tid)?;
         if !seized.interrupt(STOP_MAX)? {
             return Err(BorrowError::Uninterruptible);
         }
         let stopped = Instant::now();
+        seccomp::recheck(process.pid(), &seized, filters)?;
         let mut saved = seized.registers()?;
         if !saved.is_64_bit() {
             return Err(Error::Unexpected {

@@ -1,6 +1,7 @@
 //! What can be known about a process without touching it, and the one obstacle that it amounts to.
 
 use super::process::{start_ticks, stat_field};
+use super::seccomp::{self, Filtered, Passage};
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 
@@ -10,7 +11,7 @@ const CAP_SYS_PTRACE: u64 = 1 << 19;
 const THREADS_MAX: usize = 256;
 
 /// Facts from /proc, `None` or empty where they could not be read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     pub pid: i32,
     pub exists: bool,
@@ -34,6 +35,8 @@ pub struct Facts {
     pub own_uid: u32,
     pub own_may_ptrace: bool,
     pub same_user_namespace: bool,
+    /// How its seccomp filters are got past.
+    pub passage: Result<Passage, Filtered>,
 }
 
 /// Why a process can't be attached to: one cause, as it was found.
@@ -47,6 +50,7 @@ pub enum Obstacle {
     NotThisArchitecture,
     ShadowStack,
     Uninterruptible,
+    Seccomp(Filtered),
     Yama { scope: u32 },
     OtherUser { uid: u32 },
     UserNamespace,
@@ -67,6 +71,7 @@ impl fmt::Display for Obstacle {
                 f.write_str("it runs with a user shadow stack, which borrowing a thread would violate")
             }
             Self::Uninterruptible => f.write_str("all of its threads sleep uninterruptibly (D state)"),
+            Self::Seccomp(filtered) => write!(f, "{filtered}"),
             Self::Yama { scope } => write!(f, "ptrace is refused; kernel.yama.ptrace_scope is {scope}"),
             Self::OtherUser { uid } => write!(f, "ptrace is refused; the process belongs to another user (uid {uid})"),
             Self::UserNamespace => f.write_str("ptrace is refused; the process lives in another user namespace"),
@@ -93,6 +98,7 @@ impl Obstacle {
             Self::NotThisArchitecture => "use a memray built for its architecture".to_owned(),
             Self::ShadowStack => "start it without: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off".to_owned(),
             Self::Uninterruptible => "try again when its disk or network file system answers".to_owned(),
+            Self::Seccomp(_) => Filtered::FIX.to_owned(),
             Self::Yama { scope: 3 } => "none before a reboot: this scope forbids ptrace to everybody".to_owned(),
             Self::Yama { .. } => {
                 "run memray as root, or set kernel.yama.ptrace_scope to 0: sudo sysctl kernel.yama.ptrace_scope=0"
@@ -112,11 +118,7 @@ impl Obstacle {
 
 /// Collects the facts.
 pub fn facts(pid: i32) -> Facts {
-    let mut facts = Facts {
-        pid,
-        own_uid: nix::unistd::getuid().as_raw(),
-        ..Facts::default()
-    };
+    let mut facts = Facts::nothing(pid);
     facts.exists = pid > 0 && start_ticks(pid).is_some();
     if !facts.exists {
         return facts;
@@ -152,11 +154,35 @@ pub fn facts(pid: i32) -> Facts {
             .ok()
     };
     let (own, theirs) = (namespace("self"), namespace(&pid.to_string()));
+    facts.passage = seccomp::passage(pid, pid);
     facts.same_user_namespace = theirs.is_none() || own == theirs;
     facts
 }
 
 impl Facts {
+    fn nothing(pid: i32) -> Self {
+        Self {
+            pid,
+            exists: false,
+            state: None,
+            thread_states: Vec::new(),
+            is_kernel_thread: false,
+            tracer_pid: 0,
+            tracer_name: String::new(),
+            uid: None,
+            namespace_pids: Vec::new(),
+            has_shadow_stack: false,
+            elf_class: None,
+            elf_machine: None,
+            open_error: None,
+            yama_scope: None,
+            own_uid: nix::unistd::getuid().as_raw(),
+            own_may_ptrace: false,
+            same_user_namespace: true,
+            passage: Ok(Passage::Unfiltered),
+        }
+    }
+
     /// The process id as the process itself sees it.
     pub fn inner_pid(&self) -> u32 {
         self.namespace_pids.last().copied().unwrap_or(self.pid) as u32
@@ -199,6 +225,9 @@ impl Facts {
         }
         if !self.thread_states.is_empty() && self.thread_states.iter().all(|&state| state == 'D') {
             return Some(Obstacle::Uninterruptible);
+        }
+        if let Err(filtered) = self.passage {
+            return Some(Obstacle::Seccomp(filtered));
         }
         None
     }
@@ -262,7 +291,7 @@ fn read_head(path: &str) -> std::io::Result<[u8; 20]> {
 }
 
 /// The tool's effective capabilities.
-fn own_capabilities() -> u64 {
+pub(super) fn own_capabilities() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     text.lines()
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())

@@ -12,7 +12,7 @@ pub mod modules;
 pub mod originals;
 pub mod process;
 mod ptrace;
-mod seccomp;
+pub mod seccomp;
 pub mod self_test;
 pub mod slots;
 mod x86_64;

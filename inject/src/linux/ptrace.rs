@@ -24,6 +24,7 @@ pub struct Seized {
     tid: i32,
     /// Whether the thread is in a stop, so that it can be detached.
     is_stopped: bool,
+    suspends_seccomp: bool,
 }
 
 /// `struct ptrace_rseq_configuration`.
@@ -44,7 +45,20 @@ impl Seized {
         let suspend = if suspend_seccomp { PTRACE_O_SUSPEND_SECCOMP } else { 0 };
         let options = libc::PTRACE_O_TRACESYSGOOD | suspend;
         request(libc::PTRACE_SEIZE, tid, 0, options as usize)?;
-        Ok(Self { tid, is_stopped: false })
+        Ok(Self {
+            tid,
+            is_stopped: false,
+            suspends_seccomp: suspend_seccomp,
+        })
+    }
+
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Whether the kernel passes over the thread's filters.
+    pub fn suspends_seccomp(&self) -> bool {
+        self.suspends_seccomp
     }
 
     /// Stops the thread. False if it did not stop in time (it sleeps uninterruptibly): the calling thread

@@ -1,0 +1,146 @@
+//! Targets under a seccomp filter: tracked where the filter can be suspended or is proven harmless, else refused
+//! before it could kill.
+
+use crate::support::snapshot::Snapshot;
+use crate::support::{Dir, Interpreter, Target, Tool, interpreters, process, skip, skip_optional, test_file, tool};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+const KINDS: [&str; 5] = ["none", "kill", "errno", "allow_list", "strict"];
+
+fn recorded(capture: &str) -> usize {
+    let records = Tool::new(&["parse", capture]).succeed();
+    records
+        .stdout
+        .lines()
+        .filter(|line| line.contains(" size=123457 "))
+        .count()
+}
+
+/// The kernel passes over the filter, whatever it says.
+#[test]
+fn root() {
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    if !process::is_root() {
+        return skip_optional("seccomp as root", "only root may suspend a filter");
+    }
+    for kind in KINDS {
+        let mut target = Target::spawn(&python, "seccomp.py", &[kind]);
+        target.ask("go", "done");
+        let before = Snapshot::take(target.pid());
+        let capture = target.dir.file("capture.bin");
+        let attached = Tool::new(&["attach", &target.pid_text(), "-v", "-o", &capture]).succeed();
+        let decided = match kind {
+            "none" => "no seccomp filter",
+            "strict" => "strict seccomp mode, suspended",
+            _ => "1 seccomp filter(s), suspended",
+        };
+        attached.assert_says(decided);
+        target.ask("go", "done");
+        Tool::new(&["detach", &target.pid_text()]).succeed();
+        assert_eq!(recorded(&capture), 50, "{kind}");
+        target.assert_free();
+        before.assert_same_but_maps(&Snapshot::take(target.pid()));
+        target.ask("go", "done");
+        // In strict mode even the call that ends a process kills it.
+        if kind != "strict" {
+            assert!(target.finish().success(), "{kind}");
+        }
+    }
+}
+
+/// What another user can reach: the program and the target's script.
+struct Nobody {
+    dir: Dir,
+    python: Interpreter,
+    memray: String,
+    script: String,
+}
+
+impl Nobody {
+    fn new() -> Option<Self> {
+        let python = interpreters::system()?;
+        if !process::is_root() || Command::new("setpriv").arg("--version").output().is_err() {
+            skip_optional("another user", "takes root and setpriv: apt-get install util-linux");
+            return None;
+        }
+        let dir = Dir::new();
+        let [memray, script] = [tool::binary().to_owned(), test_file("targets/seccomp.py")].map(|from| {
+            let copy = dir.path().join(from.file_name().expect("a file"));
+            std::fs::copy(&from, &copy).expect("copy a file");
+            std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("open it to everybody");
+            copy.to_str().expect("UTF-8").to_owned()
+        });
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("open it to everybody");
+        Some(Self {
+            dir,
+            python,
+            memray,
+            script,
+        })
+    }
+
+    fn target(&self, kind: &str) -> Target {
+        let mut command = Command::new("setpriv");
+        command.args(NOBODY).arg(&self.python.path).args([&self.script, kind]);
+        Target::start(Dir::new(), command)
+    }
+
+    /// `memray ARGUMENTS` as this user, under a filter of its own if one is named.
+    fn tool(&self, filter: &str, arguments: &[&str]) -> Tool {
+        let python = self.python.path.to_str().expect("UTF-8");
+        let mut all = NOBODY.to_vec();
+        all.extend([python, &self.script, filter, &self.memray]);
+        all.extend(arguments);
+        Tool::program("setpriv".into(), &all).current_dir(self.dir.path())
+    }
+}
+
+/// An ordinary user, without a filter and under one that allows everything: as many filters as the target has, but
+/// other ones.
+#[test]
+fn ordinary_user() {
+    let Some(nobody) = Nobody::new() else { return };
+    for kind in KINDS {
+        for own in ["none", "harmless"] {
+            let mut target = nobody.target(kind);
+            let pid = target.pid_text();
+            let output = nobody.tool(own, &["attach", &pid, "--duration", "0.1"]).run();
+            if kind == "none" {
+                output.assert_code(0);
+            } else {
+                output.assert_refusal().assert_plain().assert_says("seccomp");
+            }
+            target.assert_free();
+            target.ask("go", "done");
+            if kind != "strict" {
+                assert!(target.finish().success(), "{kind}, memray under {own}");
+            }
+        }
+    }
+}
+
+/// In a container its filter is the init's, the target's and memray's.
+#[test]
+fn the_containers_own_filter() {
+    let Some(nobody) = Nobody::new() else { return };
+    let python = nobody.python.path.to_str().expect("UTF-8");
+    for (kind, says) in [("harmless", ""), ("errno", "forbids"), ("kill", "forbids")] {
+        let capture = nobody.dir.file(&format!("{kind}.bin"));
+        let mut all = vec!["--pid", "--fork", "--kill-child", "--mount-proc", "setpriv"];
+        all.extend(NOBODY);
+        all.extend([python, &nobody.script, kind, "+", &nobody.memray, &capture]);
+        let output = Tool::program("unshare".into(), &all)
+            .current_dir(nobody.dir.path())
+            .run();
+        if says.is_empty() {
+            output.assert_code(0);
+            assert_eq!(recorded(&capture), 50);
+        } else {
+            output.assert_refusal().assert_says(says);
+        }
+    }
+}
