@@ -89,7 +89,7 @@ def faults(pid, descriptors_before=None, live=False):
         os.close(memory)
     if not live:
         for start, end, permissions, inode, path in rows:
-            if path.startswith("/memfd:memray"):
+            if path.startswith(("/memfd:memray", "/dev/zero")):
                 found.append("%#x-%#x %s still mapped" % (start, end, path))
     for tid in map(int, os.listdir("/proc/%d/task" % pid)):
         try:

@@ -1,11 +1,12 @@
 //! What is different in a process after detach: what the design leaves, and nothing else.
 
-use crate::support::snapshot::{Mapping, Snapshot};
-use crate::support::{Interpreter, Target, Tool};
+use crate::support::snapshot::{Mapping, Snapshot, maps};
+use crate::support::{Interpreter, Target, Tool, process, skip_optional, tool};
 
 per_interpreter!(
     one_leaves_little_and_a_hundred_leave_the_same,
-    a_window_with_work_leaves_no_more
+    a_window_with_work_leaves_no_more,
+    a_tool_that_needs_a_memfd_leaves_the_same
 );
 
 /// The code that stays, with its tables and its on-flag.
@@ -108,6 +109,40 @@ fn a_window_with_work_leaves_no_more(python: &Interpreter) {
         added.saturating_sub(removed) <= LANDING_BYTES_MAX + RESERVATION_BYTES_MAX + own,
         "{added} bytes more"
     );
+    target.ask("go", "done");
+    assert!(target.finish().success());
+}
+
+/// Without the right to open `/proc/PID/map_files` the ring is a memfd of the target's, whose descriptor is closed.
+fn a_tool_that_needs_a_memfd_leaves_the_same(python: &Interpreter) {
+    if !process::is_root() {
+        return skip_optional("less than all capabilities", "only root has any to drop");
+    }
+    let mut target = Target::spawn(python, "quiet.py", &[]);
+    let pid = target.pid_text();
+    let capture = target.dir.file("capture.bin");
+    let before = Snapshot::take(target.pid());
+    let memray = tool::binary().to_str().expect("UTF-8");
+    let ring = |name: &str| maps(target.pid()).iter().any(|map| map.path.starts_with(name));
+    for _ in 0..2 {
+        let bounds = "--bounding-set=-sys_admin,-checkpoint_restore";
+        let arguments = [bounds, memray, "attach", &pid, "-f", "-q", "-o", &capture];
+        Tool::program("setpriv".into(), &arguments).succeed();
+        assert!(ring("/memfd:memray") && !ring("/dev/zero"), "the ring is no memfd");
+        Tool::new(&["detach", &pid]).succeed();
+    }
+    let after_memfd = Snapshot::take(target.pid());
+    before.assert_same_but_maps(&after_memfd);
+    let (added, removed) = before.maps_changed(&after_memfd);
+    assert_eq!(removed, [], "mappings were changed");
+    assert_bounded(&added);
+    // With all rights it is anonymous, and takes the same place.
+    Tool::new(&["attach", &pid, "-f", "-q", "-o", &capture]).succeed();
+    assert!(ring("/dev/zero") && !ring("/memfd:memray"), "the ring is a memfd");
+    Tool::new(&["detach", &pid]).succeed();
+    let after = Snapshot::take(target.pid());
+    before.assert_same_but_maps(&after);
+    assert_eq!(after_memfd.maps_changed(&after), (vec![], vec![]));
     target.ask("go", "done");
     assert!(target.finish().success());
 }

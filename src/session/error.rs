@@ -21,7 +21,7 @@ pub enum Error {
     Write(WriteError),
     /// An aligned word written through `/proc/PID/mem` was seen half-written on this machine.
     TornWords,
-    /// A step with the region's memfd.
+    /// A step with the region's memory.
     Memfd(&'static str, std::io::Error),
     /// The target closed the region's descriptor in the middle of the attach and opened something else there.
     ForeignDescriptor,

@@ -14,8 +14,12 @@ use wire::landing::{
 /// Landings that one process may hold: one for each build of memray that ever attached.
 const LANDINGS_MAX: usize = 16;
 
+/// Where the ring's name as a memfd lies in the first page, behind the header.
+pub const RING_NAME_OFFSET: u64 = PAGE_BYTES - 64;
+const RING_NAME: &[u8] = b"memray\0";
+
 /// Mappings beyond this size are not searched.
-const MAPPING_BYTES_MAX: u64 = 1 << 20;
+const MAPPING_BYTES_MAX: u64 = 16 << 20;
 
 /// A landing found in, or about to be put into, the target.
 #[derive(Clone, Copy)]
@@ -128,6 +132,20 @@ impl Landing {
         self.header.session.state = SESSION_NONE;
         let offset = offset_of!(LandingHeader, session) + offset_of!(SessionMark, state);
         self.write_field(process, offset, SESSION_NONE)
+    }
+
+    /// Writes a new landing's first page: header, session mark, the ring's name. One write to one page: dying in it
+    /// leaves all or nothing.
+    pub fn put(&mut self, process: &Process, mark: SessionMark) -> Result<(), inject::Error> {
+        self.header.generation = 1;
+        self.header.session = SessionMark {
+            state: SESSION_LIVE,
+            ..mark
+        };
+        let mut page = encode(&self.header);
+        page.resize(RING_NAME_OFFSET as usize, 0);
+        page.extend_from_slice(RING_NAME);
+        process.write(RemoteAddr(self.base), &page)
     }
 
     /// Puts the session mark, its state word last.

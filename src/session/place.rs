@@ -4,7 +4,7 @@
 //! soon as there is a page to hold the mark.
 
 use super::error::Error;
-use super::landing::{Landing, new_header};
+use super::landing::{Landing, RING_NAME_OFFSET, new_header};
 use super::payload::Image;
 use super::ring_memory::{self, Mapper, RingSource, TargetMemfd, map_shared};
 use inject::{BorrowOptions, Borrowed, Mapping, Pause, Process, RemoteAddr};
@@ -14,10 +14,6 @@ use wire::PAGE_BYTES;
 use wire::landing::{JOURNAL_BYTES, SessionMark};
 use wire::region::region_bytes;
 use wire::ring::RING_SLOTS;
-
-/// Where the memfd's name lies in the landing's first page, behind the header.
-const NAME_OFFSET: u64 = PAGE_BYTES - 64;
-const NAME: &[u8; 8] = b"memray\0\0";
 
 const PRIVATE: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
 const PRIVATE_FIXED: u64 = PRIVATE | libc::MAP_FIXED as u64;
@@ -65,31 +61,32 @@ pub fn place(
     let mapper = Mapper::for_process(process);
     let reusable = existing.and_then(|landing| reusable_reservation(&landing, maps, reservation_bytes));
     let is_new = existing.is_none();
-    if let Some(mut landing) = existing {
+    let mut existing = existing;
+    if let Some(landing) = &mut existing {
         // The mark goes first: whatever happens next, somebody can tell what it was.
         landing.begin_session(process, mark)?;
     }
+    // A range that is used again is empty and stays as it is: a writer of an earlier session may still come. For a new
+    // landing it is mapped together with that, unless the target would lock it: each remote call lengthens the stop.
+    let is_reserved = reusable.is_some() || (is_new && !mapper.may_lock);
     let ((landing, region, ring_memory), pause) = inject::with_borrowed_thread(process, maps, options, |thread| {
         let mut made = Made::default();
         let placed = (|| {
             let mut landing = match existing {
                 Some(landing) => landing,
-                None => map_landing(process, thread, image, mark, &mut made)?,
-            };
-            landing.refresh(process);
-            // A range that is used again is empty and stays as it is: a writer of an earlier session may still come.
-            let journal = match reusable {
-                Some(at) => at,
                 None => {
-                    let at = mapper.map(thread, reservation_bytes, PRIVATE | RESERVED, -1)?;
-                    made.ranges.push((at, reservation_bytes));
-                    at
+                    let together_bytes = if is_reserved { reservation_bytes } else { 0 };
+                    map_landing(process, thread, image, together_bytes, mark, &mut made)?
                 }
             };
-            // Known before the region is mapped there: a repair withdraws what the header names.
-            landing.set_reservation(process, journal, reservation_bytes)?;
-            let region = journal + JOURNAL_BYTES;
-            let name = RemoteAddr(landing.base + NAME_OFFSET);
+            if !is_reserved {
+                let journal = mapper.map(thread, reservation_bytes, PRIVATE | RESERVED, -1)?;
+                made.ranges.push((journal, reservation_bytes));
+                // Known before the region is mapped there: a repair withdraws what the header names.
+                landing.set_reservation(process, journal, reservation_bytes)?;
+            }
+            let region = landing.header.journal + JOURNAL_BYTES;
+            let name = RemoteAddr(landing.base + RING_NAME_OFFSET);
             let range = (region, ring_bytes);
             let ring_memory = map_shared(process, thread, source, mapper, range, name, &mut made.memfd)?;
             // A core dump of the target needs none of it. Not MADV_DONTFORK: a child forked by a signal handler
@@ -102,12 +99,14 @@ pub fn place(
         }
         placed
     })?;
-    // Another thread may have made the descriptor something else before it was mapped.
-    let metadata = ring_memory.metadata();
-    let inode = metadata.map_err(|error| Error::Memfd("checked", error))?.ino();
-    let is_ours = |map: &Mapping| map.start <= region && region < map.end && map.inode == inode;
-    if !process.maps()?.iter().any(is_ours) {
-        return Err(Error::ForeignDescriptor);
+    if source == RingSource::Memfd {
+        // Another thread may have made the descriptor something else before it was mapped.
+        let metadata = ring_memory.metadata();
+        let inode = metadata.map_err(|error| Error::Memfd("checked", error))?.ino();
+        let is_ours = |map: &Mapping| map.start <= region && region < map.end && map.inode == inode;
+        if !process.maps()?.iter().any(is_ours) {
+            return Err(Error::ForeignDescriptor);
+        }
     }
     Ok(Placed {
         landing,
@@ -205,16 +204,20 @@ impl Wreck {
     }
 }
 
+/// Maps a landing, and directly behind it `reservation_bytes` for journal and region. All of it is read-only: only the
+/// tool ever writes there, from outside, until the region is mapped.
 fn map_landing(
     process: &Process,
     thread: &mut Borrowed,
     image: &Image,
+    reservation_bytes: u64,
     mark: SessionMark,
     made: &mut Made,
 ) -> Result<Landing, Error> {
     let landing_bytes = PAGE_BYTES + image.span_bytes;
-    let base = thread.mmap(RemoteAddr(0), landing_bytes, READ, PRIVATE, -1)?.0;
-    made.ranges.push((base, landing_bytes));
+    let all_bytes = landing_bytes + reservation_bytes;
+    let base = thread.mmap(RemoteAddr(0), all_bytes, READ, PRIVATE | RESERVED, -1)?.0;
+    made.ranges.push((base, all_bytes));
     let image_base = base + PAGE_BYTES;
     let text = image.text();
     let mut header = new_header(landing_bytes);
@@ -222,9 +225,12 @@ fn map_landing(
     header.config_offset = PAGE_BYTES + image.config_offset;
     header.text_start = image_base + text.start;
     header.text_end = image_base + text.end;
+    if reservation_bytes > 0 {
+        header.journal = base + landing_bytes;
+        header.reservation_bytes = reservation_bytes;
+    }
     let mut landing = Landing { base, header };
-    landing.begin_session(process, mark)?;
-    process.write(RemoteAddr(base + NAME_OFFSET), NAME)?;
+    landing.put(process, mark)?;
     // A mapping of its own, not mprotect: a target under PR_SET_MDWE may gain no execute permission.
     thread.mmap(
         RemoteAddr(image_base + text.start),

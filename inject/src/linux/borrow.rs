@@ -174,11 +174,16 @@ where
 }
 
 /// Puts the calling thread first in line for a CPU, where that is permitted: a stopped thread waits for it.
-/// It is a thread of its own and ends with the stop.
+/// It is a thread of its own, ends with the stop and spends it asleep but for some microseconds.
 fn hurry() {
     const NICE_MIN: i32 = -20;
-    // SAFETY: setpriority takes numbers only; 0 is the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE_MIN) };
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: both calls are about the calling thread (0) and read at most the struct that they are given.
+    unsafe {
+        if libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &lowest) != 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, NICE_MIN);
+        }
+    }
 }
 
 /// Moves the calling thread to the CPU where its tracee runs: the two take turns, and waking another CPU for each

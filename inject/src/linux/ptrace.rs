@@ -74,12 +74,12 @@ impl Seized {
                 Some(Stop::Event) => return Ok(true),
                 Some(Stop::Syscall) => self.resume("CONT", libc::PTRACE_CONT, 0)?,
                 None if Instant::now() >= deadline => return Ok(false),
-                // The stop is usually microseconds away: look closely first, then less often.
-                None if looks < 200 => {
+                // The stop is usually microseconds away: look closely first, then less often. Asleep in between, since
+                // the tracee may be waiting for this very CPU.
+                None => {
                     looks += 1;
-                    std::thread::yield_now();
+                    std::thread::sleep(Duration::from_micros(if looks < 20 { 5 } else { 50 }));
                 }
-                None => std::thread::sleep(Duration::from_micros(50)),
             }
         }
     }

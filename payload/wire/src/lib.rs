@@ -8,7 +8,7 @@
 //!   reads it.
 //! - the **journal** ([`landing::JournalEntry`]): private read-only pages just below the region. What a GOT
 //!   slot held, written before the slot is.
-//! - the **region** ([`region`]): a memfd that both sides map. Thread table, sets of what was sent, the ring.
+//! - the **region** ([`region`]): shared memory that both sides map. Thread table, sets of what was sent, the ring.
 //!
 //! After detach journal and region are one empty reservation that a late writer can hit harmlessly.
 //!

@@ -1,4 +1,4 @@
-//! The shared region: a memfd that the tool creates through the tracee and both sides map.
+//! The shared region: memory that the tracee maps and the tool opens.
 //!
 //! ```text
 //! 0            RegionHeader            one page
