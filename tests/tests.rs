@@ -34,5 +34,9 @@ mod places_seccomp;
 mod refusals;
 /// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.
 mod reports;
+/// Threads on alternate, coroutine, small and full stacks: not a byte is changed that is not theirs.
+mod stacks;
+/// Native code blocked in each system call that waits: its result and its time are what they would have been.
+mod waits;
 /// How a window begins and ends.
 mod window;

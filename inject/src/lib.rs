@@ -21,6 +21,7 @@ pub use address::RemoteAddr;
 pub use error::Error;
 pub use linux::borrow::{BorrowError, BorrowOptions, Borrowed, Pause, with_borrowed_thread};
 pub use linux::facts::{Facts, Obstacle, facts};
+pub use linux::interrupted::Disturbance;
 pub use linux::limits::{Limits, MemoryCgroup, Room, has_locked_memory, limits, memory_cgroups};
 pub use linux::maps::Mapping;
 pub use linux::modules::{Module, Symbol, starts};

@@ -129,7 +129,11 @@ impl Session {
             .map_err(Error::from)
             .and_then(|maps| withdraw(&self.process, &maps, &self.landing, &self.borrow))
         {
-            Ok(pause) => self.pause_us.push(pause.pause_us),
+            Ok(pause) => {
+                self.pause_us.push(pause.pause_us);
+                self.warnings
+                    .extend(pause.disturbance.map(|disturbance| disturbance.to_string()));
+            }
             Err(error) => self.warnings.push(format!(
                 "the ring stays mapped in the target, switched off: {error}; `memray detach {}` tries again",
                 self.process.pid()

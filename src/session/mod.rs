@@ -65,6 +65,8 @@ pub struct Session {
     attached_ms: i64,
     /// The last count of module changes whose modules are hooked.
     modules_seen: u64,
+    /// The thread that was stopped at attach.
+    stopped_tid: i32,
     pause_us: Vec<u64>,
     oom_kills_before: Option<u64>,
     /// When progress was last told, and how many allocations there were then.
@@ -87,7 +89,11 @@ impl Session {
     /// What was done and how long it took, for `-v`.
     pub fn details(&self) -> Vec<String> {
         vec![
-            format!("stopped one thread for {} µs", self.pause_us.iter().sum::<u64>()),
+            format!(
+                "stopped one thread ({}) for {} µs",
+                self.stopped_tid,
+                self.pause_us.iter().sum::<u64>()
+            ),
             format!(
                 "tracking was live {:.1} ms after the start",
                 self.live_after.as_secs_f64() * 1e3

@@ -200,6 +200,8 @@ impl Survey {
         }
         let config = self.config(region, lap_base, clock);
         write_config(&self.process, &landing, &config)?;
+        self.notes
+            .extend(pause.disturbance.map(|disturbance| disturbance.to_string()));
         self.hooks.set_addresses(&self.image, &landing);
         self.hooks.install(&self.process, &mut landing)?;
         // Before the target can touch a page itself, which would be charged to its cgroup.
@@ -232,6 +234,7 @@ impl Survey {
             last_progress: (live_since, 0),
             attached_ms,
             modules_seen: 0,
+            stopped_tid: pause.tid,
             pause_us: vec![pause.pause_us],
             notes: self.notes,
             warnings: Vec::new(),

@@ -38,8 +38,29 @@ impl Target {
         Self::start(dir, command)
     }
 
+    /// The same for a target that may say `unavailable` instead, and why: the machine can't do what it needs.
+    pub fn spawn_or_excuse(python: &Interpreter, name: &str, arguments: &[&str]) -> Result<Self, String> {
+        let mut command = Command::new(&python.path);
+        command.arg(test_file("targets").join(name)).args(arguments);
+        let mut target = Self::launch(Dir::new(), command);
+        let line = target.line();
+        match line.strip_prefix("ready") {
+            Some(rest) => {
+                target.ready = rest.trim().to_owned();
+                Ok(target)
+            }
+            None => Err(line),
+        }
+    }
+
     /// Starts any program that begins by saying `ready`.
-    pub fn start(dir: Dir, mut command: Command) -> Self {
+    pub fn start(dir: Dir, command: Command) -> Self {
+        let mut target = Self::launch(dir, command);
+        target.ready = target.expect("ready");
+        target
+    }
+
+    fn launch(dir: Dir, mut command: Command) -> Self {
         let stderr = File::create(dir.path().join("stderr")).expect("create the target's stderr");
         let mut child = command
             .current_dir(dir.path())
@@ -51,16 +72,14 @@ impl Target {
             .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
         let input = child.stdin.take();
         let output = child.stdout.take().expect("stdout is piped");
-        let mut target = Self {
+        Self {
             child,
             input,
             output,
             pending: Vec::new(),
             dir,
             ready: String::new(),
-        };
-        target.ready = target.expect("ready");
-        target
+        }
     }
 
     pub fn pid(&self) -> u32 {

@@ -7,11 +7,12 @@
 
 use super::candidates::{Candidate, Suitability, candidates};
 use super::gadgets::Gadgets;
-use super::interrupted::{resumed, wait_out};
+use super::interrupted::{Disturbance, resumed, wait_out};
 use super::maps::Mapping;
 use super::process::Process;
 use super::ptrace::Seized;
 use super::seccomp::{self, Filtered};
+use super::stacks::has_room;
 use super::x86_64::frame;
 use super::x86_64::registers::Registers;
 use crate::address::RemoteAddr;
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 const STOP_MAX: Duration = Duration::from_millis(100);
 /// How long all attempts together may take.
 const BORROW_MAX: Duration = Duration::from_secs(2);
+/// The same where no thread has stopped at all.
+const STOPPING_MAX: Duration = Duration::from_millis(700);
 
 /// How to borrow.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +97,8 @@ pub struct Pause {
     pub tid: i32,
     /// From its stop being seen until it was let go, in microseconds.
     pub pause_us: u64,
+    /// What the program may notice of it.
+    pub disturbance: Option<Disturbance>,
 }
 
 /// A stopped thread that makes system calls for us.
@@ -104,6 +109,7 @@ pub struct Borrowed<'a> {
     saved_mask: u64,
     /// What it goes on with: as it was, or the interrupted call anew.
     resumed: Registers,
+    disturbance: Option<Disturbance>,
     borrowed: Registers,
     is_borrowed: bool,
 }
@@ -122,9 +128,13 @@ where
 {
     let gadgets = Gadgets::find(process, maps).ok_or(BorrowError::NoGadget)?;
     let mut work = Some(work);
-    let deadline = Instant::now() + BORROW_MAX;
+    let started = Instant::now();
     let mut last = BorrowError::Uninterruptible;
-    while Instant::now() < deadline {
+    let time_max = |last: &BorrowError| match last {
+        BorrowError::Uninterruptible => STOPPING_MAX,
+        _ => BORROW_MAX,
+    };
+    while started.elapsed() < time_max(&last) {
         for candidate in candidates(process) {
             let Some(candidate) = wait_out(process, options, maps, candidate) else {
                 continue;
@@ -138,6 +148,7 @@ where
                     let (mut borrowed, stopped) = Borrowed::take(process, maps, options, &gadgets, candidate)?;
                     let work = work.take().ok_or(BorrowError::Uninterruptible)?;
                     let result = work(&mut borrowed);
+                    let disturbance = borrowed.disturbance;
                     let released = borrowed.release();
                     let pause_us = stopped.elapsed().as_micros() as u64;
                     Ok::<_, BorrowError>((
@@ -146,6 +157,7 @@ where
                         Pause {
                             tid: candidate.tid,
                             pause_us,
+                            disturbance,
                         },
                     ))
                 });
@@ -224,11 +236,12 @@ impl<'a> Borrowed<'a> {
             what: "has an unknown vector state",
             tid: candidate.tid,
         })?;
-        if !is_stack(maps, frame.address, saved.rsp) || process.write(RemoteAddr(frame.address), &frame.bytes).is_err()
+        if !has_room(process, maps, &saved, saved_mask, frame.address)
+            || process.write(RemoteAddr(frame.address), &frame.bytes).is_err()
         {
             return Err(BorrowError::NoStack);
         }
-        let resumed = resumed(process, maps, options, candidate.tid, &saved, saved_mask);
+        let (resumed, disturbance) = resumed(process, maps, options, &candidate, &saved, saved_mask);
         let borrowed = saved.borrowed(gadgets.syscall, frame.address);
         let mut this = Self {
             process,
@@ -236,6 +249,7 @@ impl<'a> Borrowed<'a> {
             seized: Some(seized),
             saved_mask,
             resumed,
+            disturbance,
             borrowed,
             is_borrowed: false,
         };
@@ -356,17 +370,6 @@ impl Drop for Borrowed<'_> {
         // On a path that failed; where this fails too, the frame brings the thread back.
         let _ = self.put_back();
     }
-}
-
-/// Whether the frame lies in the memory of a stack, in one piece with the stack pointer. Not in the heap: an
-/// alternate signal stack there may have other data right below it.
-fn is_stack(maps: &[Mapping], frame: u64, stack_pointer: u64) -> bool {
-    maps.iter().any(|map| {
-        (map.start..map.end).contains(&stack_pointer)
-            && map.start <= frame
-            && map.is_writable()
-            && (map.is_anonymous() || map.path.starts_with("[stack"))
-    })
 }
 
 /// A thread stopped inside a restartable sequence must abort it, since a system call clears the kernel's note

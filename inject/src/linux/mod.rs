@@ -1,11 +1,11 @@
 //! Linux.
 
 pub mod borrow;
-pub mod candidates;
+mod candidates;
 pub mod facts;
 mod gadgets;
 mod image_file;
-mod interrupted;
+pub mod interrupted;
 pub mod limits;
 pub mod maps;
 pub mod modules;
@@ -15,4 +15,6 @@ mod ptrace;
 pub mod seccomp;
 pub mod self_test;
 pub mod slots;
+mod stacks;
+mod waits;
 mod x86_64;

@@ -1,5 +1,7 @@
 //! The general registers of a thread.
 
+use crate::linux::waits::Call;
+
 /// `struct user_regs_struct` of `asm/user_64.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,15 @@ impl Registers {
 
     fn is_in_syscall(&self) -> bool {
         self.orig_rax as i64 >= 0
+    }
+
+    /// The system call that the thread is in, or is coming out of.
+    pub fn call(&self) -> Option<Call> {
+        self.is_in_syscall().then_some(Call {
+            number: self.orig_rax as i64,
+            arguments: [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9],
+            stack_pointer: self.rsp,
+        })
     }
 
     /// Whether the stop made a system call fail that the kernel does not restart by itself.
