@@ -14,6 +14,8 @@ mod command_line;
 mod cycles;
 /// `scripts/demo`, the README's first command.
 mod demo;
+/// `doctor`: says what attach would, changes nothing, repairs when asked to.
+mod doctor;
 /// Programs that log their own allocations: each record right, none missing, none extra.
 mod exact;
 /// A target that forks in the window.
@@ -36,6 +38,8 @@ mod refusals;
 mod reports;
 /// Threads on alternate, coroutine, small and full stacks: not a byte is changed that is not theirs.
 mod stacks;
+/// `status`: which sessions there are, whoever asks from wherever, and what became of them.
+mod status;
 /// Native code blocked in each system call that waits: its result and its time are what they would have been.
 mod waits;
 /// How a window begins and ends.

@@ -245,7 +245,6 @@ impl Writer {
     }
 
     /// Length of the file as it stands, without what waits for the next block.
-    #[cfg(test)]
     pub fn bytes_written(&self) -> u64 {
         self.sink.bytes_written()
     }

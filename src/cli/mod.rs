@@ -1,10 +1,12 @@
 //! Commands, flags, their help, and exit codes: 0 done, 1 failed, 2 usage.
 
 mod attach;
+mod doctor;
 mod duration;
 mod failure;
 mod reports;
 mod say;
+mod status;
 
 use crate::session;
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -34,6 +36,10 @@ enum Command {
     Attach(AttachArgs),
     /// End the tracking of a process, or clean up after a crash of memray
     Detach(DetachArgs),
+    /// Say whether attaching to a process would work, and what helps if not; changes nothing
+    Doctor(DoctorArgs),
+    /// List the processes that are being tracked
+    Status(StatusArgs),
     /// Show which functions hold the memory
     Summary(SummaryArgs),
     /// Print every record of a capture, one a line
@@ -100,6 +106,45 @@ struct DetachArgs {
 }
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  memray doctor 4242            would `memray attach 4242` work? what is in the way?
+  memray doctor                 what does this machine permit?
+  memray doctor 4242 --json     the same for scripts
+  memray doctor 4242 --repair   first put back what a memray that was killed left
+                                in 4242, or what 4242 inherited by a fork
+
+Exit status: 0 attach would work, 1 it would not, 2 usage.")]
+struct DoctorArgs {
+    /// The process to look at; without it, this machine
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Option<i32>,
+    /// Clean up first what a killed memray left or a parent handed down; without this nothing is changed
+    #[arg(long, requires = "pid")]
+    repair: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  memray status                 all sessions of yours; as root, everybody's
+  memray status 4242            the one on process 4242
+  memray status --json          for scripts
+
+Exit status: 0 also without any session, 1 if PID has none, 2 usage.")]
+struct StatusArgs {
+    /// Only this process, whoever tracks it
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Option<i32>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct SummaryArgs {
     /// A capture
     #[arg(value_name = "FILE")]
@@ -133,24 +178,30 @@ pub fn run() -> ExitCode {
         }
     };
     let outcome = match cli.command {
-        Command::Attach(args) => attach::attach(args),
-        Command::Detach(args) => attach::detach(&args),
-        Command::Summary(args) => reports::summary(&args),
-        Command::Parse(args) => reports::parse(&args),
+        Command::Attach(args) => done(attach::attach(args)),
+        Command::Detach(args) => done(attach::detach(&args)),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Summary(args) => done(reports::summary(&args)),
+        Command::Parse(args) => done(reports::parse(&args)),
         Command::Guardian {
             pid,
             tool_pid,
             tool_start_ticks,
         } => {
             session::guard(pid, tool_pid, tool_start_ticks);
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             failure.print();
             ExitCode::FAILURE
         }
     }
+}
+
+fn done(outcome: Result<(), failure::Failure>) -> Result<ExitCode, failure::Failure> {
+    outcome.map(|()| ExitCode::SUCCESS)
 }

@@ -2,9 +2,11 @@
 //!
 //! - [`mod@summary`]: functions by what they hold; [`mod@leaks`]: lines by what is still live; [`mod@answer`]: that
 //!   and the verdict on a window; [`mod@parse`]: records one by one.
+//! - [`mod@checklist`]: findings and what helps.
 //! - [`table`], [`location`], [`paint`]: boxes, places that give way from their left, colour.
 
 mod answer;
+mod checklist;
 mod leaks;
 mod location;
 mod paint;
@@ -13,6 +15,7 @@ mod summary;
 mod table;
 
 pub use answer::{Answer, TargetEnd, answer};
+pub use checklist::{Line, Mark, checklist, visible};
 pub use leaks::{LeaksOptions, leaks};
 pub use parse::parse;
 pub use summary::{SummaryOptions, default_rows, summary};

@@ -44,6 +44,8 @@ pub enum Error {
     NothingToHook,
     /// The modules have more slots than the journal has room for.
     TooManySlots(usize),
+    /// Something about this machine, and what helps.
+    Host(String, Vec<String>),
     /// Something that a working build never meets.
     Internal(String),
 }
@@ -91,7 +93,7 @@ impl fmt::Display for Error {
             Self::TooManySlots(count) => {
                 write!(f, "its modules have {count} slots, more than the journal has room for")
             }
-            Self::Internal(what) => f.write_str(what),
+            Self::Host(what, _) | Self::Internal(what) => f.write_str(what),
         }
     }
 }
@@ -123,13 +125,23 @@ impl Error {
                 Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned())
             }
             Self::ForeignDescriptor | Self::BeingAttached => Some("try again in a moment".to_owned()),
+            Self::Host(_, fixes) => fixes.first().cloned(),
             Self::TornWords | Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
+        }
+    }
+
+    /// All that helps in the situation that was found, the best first: [`Self::fix`], then what else there is.
+    pub fn fixes(&self) -> Vec<String> {
+        match self {
+            Self::Obstacle(obstacle) => obstacle.fixes(),
+            Self::Host(_, fixes) => fixes.clone(),
+            _ => self.fix().into_iter().collect(),
         }
     }
 }
 
 /// Wall-clock time of milliseconds since the epoch, e.g. `2026-01-31 14:05:09 UTC`.
-fn clock_text(ms: u64) -> String {
+pub fn clock_text(ms: u64) -> String {
     let seconds = ms / 1000;
     let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil_date(days);

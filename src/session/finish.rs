@@ -62,6 +62,7 @@ impl Session {
             self.warnings
                 .push(format!("the session's mark could not be taken away: {error}"));
         }
+        drop(self.control.take());
         if let Some(guardian) = self.guardian.take() {
             guardian.dismiss();
         }

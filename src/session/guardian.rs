@@ -47,6 +47,10 @@ impl Guardian {
         Ok(Self { child, pipe })
     }
 
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
     /// Dismisses the guardian: everything is as it was.
     pub fn dismiss(mut self) {
         if let Some(mut pipe) = self.pipe.take() {

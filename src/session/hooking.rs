@@ -61,6 +61,11 @@ impl Hooks {
         if is_known { Ok(()) } else { Err(Error::NothingToHook) }
     }
 
+    /// Slots that are or could be hooked.
+    pub fn slots_count(&self) -> usize {
+        self.slots.iter().map(Vec::len).sum()
+    }
+
     pub fn modules(&self) -> &[Module] {
         &self.modules
     }
@@ -166,7 +171,8 @@ impl Hooks {
         text
     }
 
-    fn holder(&self, address: u64) -> Option<&Module> {
+    /// The module whose code is at this address.
+    pub fn holder(&self, address: u64) -> Option<&Module> {
         self.modules.iter().find(|module| module.executes(address))
     }
 

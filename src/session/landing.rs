@@ -55,6 +55,14 @@ impl Landing {
             .collect()
     }
 
+    /// The one of an earlier attach by this build of memray.
+    pub fn of_image(landings: &[Self], image_digest: u64) -> Option<Self> {
+        let mut landings = landings.iter();
+        landings
+            .find(|landing| landing.header.image_digest == image_digest)
+            .copied()
+    }
+
     fn read(process: &Process, base: u64) -> Option<Self> {
         let mut magic = [0; MAGIC.len()];
         process.read(RemoteAddr(base), &mut magic).ok()?;

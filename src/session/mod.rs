@@ -1,44 +1,56 @@
 //! The one story in order: preflight, attach, the window, detach; what is undone when, by whom.
 //!
-//! - [`start`]: everything that can refuse, then the one stop ([`place`]), the slots ([`hooking`]), the flag.
+//! - [`preflight`]: everything that can refuse, in named checks ([`examine`]) that doctor makes, too.
+//! - [`start`]: the one stop ([`place`]), the slots ([`hooking`]), the flag.
 //! - [`window`]: drain, sample, hook what is loaded, until something ends it.
 //! - [`finish`]: flag off, drained, slots back, memory withdrawn, capture closed, mark taken away.
 //! - [`repair`]: the same from outside, by the marks in the [`landing`], when the tool is dead.
+//! - [`control`]: what the collector tells others of its session while it lasts; [`status`] reads that.
 //! - [`guardian`]: the process that does so within a second of the tool's death.
 
+mod control;
 mod error;
+mod examine;
+mod findings;
 mod finish;
 mod guardian;
 mod headroom;
 mod hooking;
+mod host;
 mod landing;
 mod lock;
 mod output;
 mod payload;
 mod place;
+mod preflight;
 mod repair;
 mod ring_memory;
 mod sampler;
 mod signals;
 mod start;
+mod status;
 mod target;
 mod window;
 
-pub use error::Error;
+pub use error::{Error, clock_text};
 pub use finish::Ended;
-pub use repair::detach;
+pub use host::diagnose_host;
+pub use preflight::{Check, Diagnosis, diagnose};
+pub use repair::{detach, repair_left_overs};
 pub use signals::Signals;
 pub use start::Options;
+pub use status::{Listed, State, sessions};
 pub use window::End;
 
 use crate::capture::Sample;
 use crate::collect::Collector;
+use control::{ControlFile, Record};
 use guardian::Guardian;
 use hooking::Hooks;
 use inject::{BorrowOptions, Passage, Process};
 use landing::Landing;
 use ring_memory::RingSource;
-use sampler::Sampler;
+use sampler::{Sampler, now_ms};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,6 +67,8 @@ pub struct Session {
     passage: Passage,
     collector: Collector,
     guardian: Option<Guardian>,
+    /// Where there is a place for it.
+    control: Option<ControlFile>,
     sampler: Sampler,
     samples: Vec<Sample>,
     path: PathBuf,
@@ -102,6 +116,39 @@ impl Session {
             self.ring_source.describe().to_owned(),
             self.passage.to_string(),
         ]
+    }
+
+    /// What the control file is to say.
+    fn record(&mut self) -> Record {
+        let counters = self.collector.counters();
+        let guardian_pid = self.guardian.as_ref().map_or(0, Guardian::pid);
+        Record {
+            target_pid: self.process.pid(),
+            target_start_ticks: self.process.start_ticks(),
+            collector_pid: std::process::id() as i32,
+            collector_start_ticks: target::own_start_ticks(),
+            guardian_pid,
+            guardian_start_ticks: inject::start_ticks(guardian_pid).unwrap_or(0),
+            pid_namespace: target::own_pid_namespace(),
+            started_ms: self.attached_ms as u64,
+            updated_ms: now_ms() as u64,
+            capture: self.path.to_string_lossy().into_owned(),
+            written_bytes: self.collector.writer().bytes_written(),
+            allocations_count: counters.allocations,
+            frees_count: counters.frees,
+            live_bytes: counters.live_bytes,
+            losses: self.collector.losses(),
+            ..Record::default()
+        }
+    }
+
+    /// Says once a second how it goes. A full disk does not end a window whose capture is elsewhere.
+    fn tell_others(&mut self) {
+        let record = self.record();
+        match &self.control {
+            Some(control) => drop(control.update(&record)),
+            None => self.control = ControlFile::create(&record).ok(),
+        }
     }
 
     /// Keeps a warning, once, for the end of the window.

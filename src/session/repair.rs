@@ -2,8 +2,9 @@
 
 use super::error::Error;
 use super::landing::{Landing, Owner};
+use super::lock::AttachLock;
 use super::place::Wreck;
-use super::target;
+use super::{control, target};
 use inject::{Mapping, Process, RemoteAddr};
 use std::time::{Duration, Instant};
 use wire::landing::JOURNAL_BYTES;
@@ -20,19 +21,62 @@ const DETACH_MAX: Duration = Duration::from_secs(120);
 pub fn take_over(process: &Process, maps: &[Mapping]) -> Result<bool, Error> {
     let mut repaired = false;
     for mut landing in Landing::find_all(process, maps) {
-        let Some(owner) = landing.owner(process) else { continue };
-        if !owner.is_inherited && owner_lives(process, &landing, &owner) {
-            let owner_name = target::user_name(owner.uid);
-            return Err(Error::Busy {
-                pid: process.pid(),
-                owner,
-                owner_name,
-            });
+        match claim(process, &landing) {
+            None => continue,
+            Some(Claim::Live(owner)) => return Err(busy(process, owner)),
+            Some(Claim::Dead(_) | Claim::Inherited(_)) => repair(process, maps, &mut landing)?,
         }
-        repair(process, maps, &mut landing)?;
         repaired = true;
     }
     Ok(repaired)
+}
+
+/// `memray doctor --repair`: cleans up what a dead session left or a parent handed down. True if there was any.
+pub fn repair_left_overs(pid: i32) -> Result<bool, Error> {
+    let facts = inject::facts(pid);
+    if facts.obstacle().is_some() {
+        // Doctor says so.
+        return Ok(false);
+    }
+    let process = Process::open(pid)?;
+    let _lock = AttachLock::take(&process, facts.inner_pid())?;
+    match take_over(&process, &process.maps()?) {
+        Err(Error::Busy { .. }) => Ok(false),
+        result => result,
+    }
+}
+
+/// What a session mark amounts to.
+#[derive(Clone, Debug)]
+pub enum Claim {
+    /// Its collector drains.
+    Live(Owner),
+    /// Its collector is dead.
+    Dead(Owner),
+    /// A fork copied it: the session is or was the parent's.
+    Inherited(Owner),
+}
+
+/// Who claims the process by this landing; takes seconds where the collector runs in another PID namespace.
+pub fn claim(process: &Process, landing: &Landing) -> Option<Claim> {
+    let owner = landing.owner(process)?;
+    Some(if owner.is_inherited {
+        Claim::Inherited(owner)
+    } else if owner_lives(process, landing, &owner) {
+        Claim::Live(owner)
+    } else {
+        Claim::Dead(owner)
+    })
+}
+
+/// The refusal of a process that somebody tracks.
+pub fn busy(process: &Process, owner: Owner) -> Error {
+    let owner_name = target::user_name(owner.uid);
+    Error::Busy {
+        pid: process.pid(),
+        owner,
+        owner_name,
+    }
 }
 
 /// Ends the window on a process, from anywhere. Returns what to tell the user.
@@ -95,8 +139,12 @@ fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<
     }
     restore_slots(process, landing)?;
     wreck.clear(process, maps, landing)?;
+    let owner = landing.owner(process);
     if !landing.is_unsealed() {
         landing.end_session(process)?;
+    }
+    if let Some(owner) = owner.filter(|owner| !owner.is_inherited) {
+        control::forget(process.pid(), owner.pid, owner.start_ticks);
     }
     Ok(())
 }
@@ -130,7 +178,7 @@ fn threads_are_busy(process: &Process, region: u64) -> bool {
 /// there the heartbeat in the region decides.
 fn owner_lives(process: &Process, landing: &Landing, owner: &Owner) -> bool {
     if owner.pid_namespace == target::own_pid_namespace() {
-        return inject::start_ticks(owner.pid) == Some(owner.start_ticks);
+        return target::is_running(owner.pid, owner.start_ticks);
     }
     let heartbeat = landing.header.journal + JOURNAL_BYTES + std::mem::offset_of!(RegionHeader, heartbeat_ticks) as u64;
     let read = || process.read_u64(RemoteAddr(heartbeat)).ok();
@@ -160,7 +208,7 @@ fn wait_for_end(process: &Process, landing: &mut Landing, owner: &Owner) -> Resu
     let deadline = Instant::now() + DETACH_MAX;
     while Instant::now() < deadline {
         let is_over = !landing.refresh(process) || landing.owner(process).is_none();
-        let owner_is_gone = inject::start_ticks(owner.pid) != Some(owner.start_ticks);
+        let owner_is_gone = !target::is_running(owner.pid, owner.start_ticks);
         if owner_is_gone || (is_over && process.is_alive()) {
             return Ok(());
         }

@@ -1,27 +1,22 @@
-//! From nothing to a live window. Everything that can refuse does so before the target is touched.
+//! From nothing to a live window. Everything that can refuse ([`super::preflight`]) does so before the target is
+//! touched.
 
 use super::Session;
 use super::error::Error;
 use super::guardian::Guardian;
-use super::headroom::{self, Need};
-use super::hooking::Hooks;
 use super::landing::{Landing, own_mark};
-use super::lock::AttachLock;
 use super::output::Output;
-use super::payload::Image;
-use super::place::{Placed, missing_bytes, place, write_image};
-use super::ring_memory::RingSource;
+use super::place::{Placed, place, write_image};
+use super::preflight::Survey;
 use super::sampler::{Sampler, now_ms};
-use super::target::{TargetImage, TargetMemory};
-use super::{payload, repair, target};
+use super::target;
 use crate::capture::{FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Collector, MAIN_THREAD, Region, RingReader, TickClock};
-use crate::python::{self, Description};
-use inject::{BorrowOptions, Mapping, Module, Passage, Process};
+use inject::Process;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wire::Hook;
-use wire::config::{Config, PythonLayout};
+use wire::config::Config;
 use wire::landing::SessionMark;
 use wire::ring::RING_SLOTS;
 
@@ -31,10 +26,6 @@ const WAIT_EVENT_US: u32 = 200;
 const WAIT_SECOND_US: u32 = 10_000;
 /// Laps that one session may use before it could meet the numbers of the next.
 const LAPS_PER_SESSION: u32 = 1 << 20;
-
-/// How long a process that has just been started is given to become a Python.
-const SETTLE_MAX: Duration = Duration::from_secs(1);
-const SETTLE_STEP: Duration = Duration::from_millis(20);
 
 /// What `memray attach` was asked for.
 #[derive(Clone, Debug)]
@@ -51,7 +42,7 @@ impl Session {
     pub fn start(options: &Options) -> Result<Self, Error> {
         let started = Instant::now();
         let clock = TickClock::start();
-        let survey = Survey::make_patiently(options.pid)?;
+        let survey = Survey::make(options.pid)?;
         let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
         let begun = survey.go_live(options, &output, started, &clock);
         if begun.is_err() {
@@ -61,115 +52,7 @@ impl Session {
     }
 }
 
-/// Everything that is known of the target before it is touched, and what a window on it needs.
-struct Survey {
-    process: Process,
-    lock: AttachLock,
-    maps: Vec<Mapping>,
-    landings: Vec<Landing>,
-    hooks: Hooks,
-    borrow: BorrowOptions,
-    image: Image,
-    ring_source: RingSource,
-    passage: Passage,
-    description: Description,
-    layout: PythonLayout,
-    tid_offset: u32,
-    /// As the target sees it.
-    main_tid: u32,
-    notes: Vec<String>,
-}
-
 impl Survey {
-    /// A process that has just been started may not be what it is going to be: its libraries are still being
-    /// loaded, its interpreter set up.
-    fn make_patiently(pid: i32) -> Result<Self, Error> {
-        let deadline = Instant::now() + SETTLE_MAX;
-        loop {
-            let error = match Self::make(pid) {
-                Err(error) if error.may_be_early() && Instant::now() < deadline => error,
-                result => return result,
-            };
-            if !target::is_young(pid) {
-                return Err(error);
-            }
-            std::thread::sleep(SETTLE_STEP);
-        }
-    }
-
-    /// Looks, and refuses for the one reason that it finds.
-    fn make(pid: i32) -> Result<Self, Error> {
-        let facts = inject::facts(pid);
-        if let Some(obstacle) = facts.obstacle() {
-            return Err(Error::Obstacle(obstacle));
-        }
-        let passage = facts.passage.unwrap_or(Passage::Unfiltered);
-        let words_are_written_whole = std::thread::spawn(inject::words_are_written_whole);
-        let process = Process::open(pid)?;
-        let lock = AttachLock::take(&process, facts.inner_pid())?;
-        let mut maps = process.maps()?;
-        if !words_are_written_whole.join().unwrap_or(false) {
-            return Err(Error::TornWords);
-        }
-        let mut notes = Vec::new();
-        if repair::take_over(&process, &maps)? {
-            notes.push(format!("cleaned up what a killed memray had left in {pid}"));
-            maps = process.maps()?;
-        }
-        let landings = Landing::find_all(&process, &maps);
-        let hooks = Hooks::survey(&process, &maps, &landings);
-        let modules = hooks.modules();
-        let memory = TargetMemory(&process);
-        let images: Vec<TargetImage> = modules
-            .iter()
-            .map(|module| TargetImage {
-                process: &process,
-                module,
-            })
-            .collect();
-        let runtime = python::find(&memory, &images).map_err(Error::Python)?;
-        hooks.require_allocator()?;
-        let image =
-            payload::image().map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
-        let ring_source = RingSource::choose();
-        let existing = find_existing(&landings, &image);
-        let (landing_bytes, reservation_bytes) = missing_bytes(existing.as_ref(), &maps, &image);
-        let need = Need {
-            landing_bytes,
-            reservation_bytes,
-            ..Need::full(&image, modules.len(), ring_source)
-        };
-        headroom::require(&inject::limits(pid, maps.len()), &need)?;
-        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-        let description = python::describe(&memory, &runtime, &cwd.to_string_lossy());
-        let borrow = borrow_options(modules, &runtime);
-        let proof = python::prove(&memory, &runtime, facts.inner_pid(), &target::threads(&process));
-        let (layout, tid_offset, main_tid) = match proof {
-            Ok(proof) => (proof.layout, proof.tid_offset, proof.main_tid),
-            Err(error) => {
-                let fix = error.fix().map_or(String::new(), |fix| format!("; {fix}"));
-                notes.push(format!("no Python stacks: {error}{fix}"));
-                (PythonLayout::OFF, 0, facts.inner_pid())
-            }
-        };
-        Ok(Self {
-            process,
-            lock,
-            maps,
-            landings,
-            hooks,
-            borrow,
-            image,
-            ring_source,
-            passage,
-            description,
-            layout,
-            tid_offset,
-            main_tid,
-            notes,
-        })
-    }
-
     /// The one stop, the slots, the flag. If a step fails the guardian puts the target back.
     fn go_live(
         mut self,
@@ -226,6 +109,7 @@ impl Survey {
             ring_source: self.ring_source,
             passage: self.passage,
             guardian: Some(guardian),
+            control: None,
             path: output.path.clone(),
             samples: Vec::new(),
             duration: options.duration,
@@ -240,6 +124,7 @@ impl Survey {
             warnings: Vec::new(),
         };
         session.sample();
+        session.tell_others();
         Ok(session)
     }
 
@@ -272,7 +157,7 @@ impl Survey {
     }
 
     fn place(&self, mark: SessionMark) -> Result<Placed, Error> {
-        let existing = find_existing(&self.landings, &self.image);
+        let existing = Landing::of_image(&self.landings, self.image.digest);
         let placed = place(
             &self.process,
             &self.maps,
@@ -306,31 +191,6 @@ impl Survey {
             python: self.layout,
         }
     }
-}
-
-/// The landing of an earlier attach by this build of memray.
-fn find_existing(landings: &[Landing], image: &Image) -> Option<Landing> {
-    let mut landings = landings.iter();
-    landings
-        .find(|landing| landing.header.image_digest == image.digest)
-        .copied()
-}
-
-/// CPython calls a wait again with the time that is left when it fails with EINTR (PEP 475).
-fn borrow_options(modules: &[Module], runtime: &python::Runtime) -> BorrowOptions {
-    let interpreters = modules.iter().filter(|module| module.path == runtime.image_path);
-    let mut retries_on_eintr: Vec<_> = interpreters
-        .flat_map(|module| module.executable.iter().cloned())
-        .collect();
-    // Modules of the standard library that wait by themselves, and libuv, which does likewise.
-    let waits = |path: &str| path.contains("/lib-dynload/select.") || path.contains("libuv") || path.contains("uvloop");
-    retries_on_eintr.extend(
-        modules
-            .iter()
-            .filter(|module| waits(&module.path))
-            .flat_map(|module| module.executable.iter().cloned()),
-    );
-    BorrowOptions { retries_on_eintr }
 }
 
 /// Stores the words that differ, each by one aligned write: a hook left over from an earlier session may read

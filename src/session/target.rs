@@ -43,6 +43,13 @@ pub fn own_start_ticks() -> u64 {
     inject::start_ticks(std::process::id() as i32).unwrap_or(0)
 }
 
+/// Whether this very process still runs. A killed one whose parent does not collect it (in containers the first
+/// process often doesn't) keeps its number and start time.
+pub fn is_running(pid: i32, expected_start_ticks: u64) -> bool {
+    let is_dead = |state: String| matches!(state.as_str(), "Z" | "X" | "x");
+    inject::start_ticks(pid) == Some(expected_start_ticks) && !stat_field(pid, 3).is_none_or(is_dead)
+}
+
 /// Inode of the tool's PID namespace.
 pub fn own_pid_namespace() -> u64 {
     use std::os::unix::fs::MetadataExt;

@@ -91,8 +91,11 @@ impl Session {
                 self.sample();
                 report(&self.progress(now));
             }
-            if flush.is_due(now) && self.collector.writer().flush().is_err() {
-                return End::CaptureFailed;
+            if flush.is_due(now) {
+                if self.collector.writer().flush().is_err() {
+                    return End::CaptureFailed;
+                }
+                self.tell_others();
             }
             if taken < DRAIN_RECORDS {
                 let region = self.collector.reader().region();

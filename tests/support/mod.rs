@@ -7,6 +7,7 @@ pub mod native;
 pub mod process;
 pub mod skip;
 pub mod snapshot;
+pub mod stranger;
 pub mod target;
 pub mod tool;
 pub mod upstream;
@@ -14,6 +15,7 @@ pub mod upstream;
 pub use dir::Dir;
 pub use interpreters::Interpreter;
 pub use skip::{skip, skip_optional};
+pub use stranger::Stranger;
 pub use target::Target;
 pub use tool::{Output, Tool};
 

@@ -66,6 +66,11 @@ impl Tool {
         self
     }
 
+    pub fn without_env(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     pub fn current_dir(mut self, path: &Path) -> Self {
         self.command.current_dir(path);
         self

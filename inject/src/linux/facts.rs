@@ -1,28 +1,39 @@
-//! What can be known about a process without touching it, and the one obstacle that it amounts to.
+//! What can be known about a process without touching it, and the obstacles that it amounts to.
 
+use super::obstacle::Obstacle;
 use super::process::{start_ticks, stat_field};
 use super::seccomp::{self, Filtered, Passage};
-use std::fmt;
+use super::surroundings::{CAP_SYS_PTRACE, Surroundings};
 use std::os::unix::fs::MetadataExt;
 
-/// CAP_SYS_PTRACE.
-const CAP_SYS_PTRACE: u64 = 1 << 19;
 /// Threads that are looked at for a state.
 const THREADS_MAX: usize = 256;
 
 /// Facts from /proc, `None` or empty where they could not be read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub pid: i32,
     pub exists: bool,
-    /// The state letter of the leader, and of all threads.
+    /// There is such a process, but this /proc does not show it (hidepid).
+    pub is_hidden: bool,
+    /// The kernel's short name of it: hostile text.
+    pub name: String,
+    /// The state letter of the leader, and of the threads that were looked at.
     pub state: Option<char>,
     pub thread_states: Vec<char>,
+    pub threads_count: usize,
     pub is_kernel_thread: bool,
     pub tracer_pid: i32,
     pub tracer_name: String,
-    /// Real user id.
-    pub uid: Option<u32>,
+    /// Real, effective, saved and file system user id, and the same of groups.
+    pub uids: Vec<u32>,
+    pub gids: Vec<u32>,
+    /// What it may do beyond its user's rights.
+    pub permitted_capabilities: u64,
+    /// False where it has made itself non-dumpable; the kernel then hands its /proc files to root.
+    pub is_dumpable: Option<bool>,
+    /// How its seccomp filters are got past.
+    pub passage: Option<Result<Passage, Filtered>>,
     /// Process ids from the outermost to the innermost namespace.
     pub namespace_pids: Vec<i32>,
     pub has_shadow_stack: bool,
@@ -32,95 +43,44 @@ pub struct Facts {
     /// Whether its memory file opens for us: the kernel's own answer to "may I trace it".
     pub open_error: Option<i32>,
     pub yama_scope: Option<u32>,
-    pub own_uid: u32,
-    pub own_may_ptrace: bool,
     pub same_user_namespace: bool,
-    /// How its seccomp filters are got past.
-    pub passage: Result<Passage, Filtered>,
+    /// What we are and where.
+    pub surroundings: Surroundings,
 }
 
-/// Why a process can't be attached to: one cause, as it was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    NoSuchProcess { pid: i32 },
-    Zombie { pid: i32 },
-    KernelThread,
-    Oneself,
-    Traced { by: i32, name: String },
-    NotThisArchitecture,
+/// One thing that can be in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    Process,
+    Architecture,
+    Tracer,
+    Permission,
     ShadowStack,
-    Uninterruptible,
-    Seccomp(Filtered),
-    Yama { scope: u32 },
-    OtherUser { uid: u32 },
-    UserNamespace,
-    NotDumpable,
-    Refused { errno: i32 },
+    Threads,
+    Seccomp,
 }
 
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoSuchProcess { pid } => write!(f, "there is no process {pid}"),
-            Self::Zombie { .. } => f.write_str("it is a zombie: it has ended, and its parent has not collected it"),
-            Self::KernelThread => f.write_str("it is a thread of the kernel"),
-            Self::Oneself => f.write_str("it is this very process"),
-            Self::Traced { by, name } => write!(f, "process {by} ({name}) is already tracing it"),
-            Self::NotThisArchitecture => f.write_str("it is not a 64-bit process of this machine's architecture"),
-            Self::ShadowStack => {
-                f.write_str("it runs with a user shadow stack, which borrowing a thread would violate")
-            }
-            Self::Uninterruptible => f.write_str("all of its threads sleep uninterruptibly (D state)"),
-            Self::Seccomp(filtered) => write!(f, "{filtered}"),
-            Self::Yama { scope } => write!(f, "ptrace is refused; kernel.yama.ptrace_scope is {scope}"),
-            Self::OtherUser { uid } => write!(f, "ptrace is refused; the process belongs to another user (uid {uid})"),
-            Self::UserNamespace => f.write_str("ptrace is refused; the process lives in another user namespace"),
-            Self::NotDumpable => f.write_str("ptrace is refused; the process has made itself non-dumpable"),
-            Self::Refused { errno } => {
-                write!(
-                    f,
-                    "the kernel refuses access to its memory ({})",
-                    nix::errno::Errno::from_raw(*errno).desc()
-                )
-            }
-        }
-    }
-}
-
-impl Obstacle {
-    /// What to type or change.
-    pub fn fix(&self) -> Option<String> {
-        let text = match self {
-            Self::NoSuchProcess { .. } => "check the number with: ps -e -o pid,args".to_owned(),
-            Self::Zombie { pid } => format!("find its parent with: ps -o ppid= -p {pid}"),
-            Self::KernelThread | Self::Oneself => "check the number with: ps -e -o pid,args".to_owned(),
-            Self::Traced { by, .. } => format!("end the other tracer first: kill {by}"),
-            Self::NotThisArchitecture => "use a memray built for its architecture".to_owned(),
-            Self::ShadowStack => "start it without: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off".to_owned(),
-            Self::Uninterruptible => "try again when its disk or network file system answers".to_owned(),
-            Self::Seccomp(_) => Filtered::FIX.to_owned(),
-            Self::Yama { scope: 3 } => "none before a reboot: this scope forbids ptrace to everybody".to_owned(),
-            Self::Yama { .. } => {
-                "run memray as root, or set kernel.yama.ptrace_scope to 0: sudo sysctl kernel.yama.ptrace_scope=0"
-                    .to_owned()
-            }
-            Self::OtherUser { .. } => {
-                "run memray as root (sudo), or in a container with --cap-add=SYS_PTRACE".to_owned()
-            }
-            Self::UserNamespace => "run memray as root outside of containers, or inside the same one".to_owned(),
-            Self::NotDumpable | Self::Refused { .. } => {
-                "run memray as root (sudo), or in a container with --cap-add=SYS_PTRACE".to_owned()
-            }
-        };
-        Some(text)
-    }
-}
+/// All of them, in the order in which they are met.
+const TOPICS: [Topic; 7] = [
+    Topic::Process,
+    Topic::Architecture,
+    Topic::Tracer,
+    Topic::Permission,
+    Topic::ShadowStack,
+    Topic::Threads,
+    Topic::Seccomp,
+];
 
 /// Collects the facts.
 pub fn facts(pid: i32) -> Facts {
-    let mut facts = Facts::nothing(pid);
+    let mut facts = Facts {
+        pid,
+        surroundings: Surroundings::look(),
+        ..Facts::default()
+    };
     facts.exists = pid > 0 && start_ticks(pid).is_some();
     if !facts.exists {
+        facts.is_hidden = is_hidden(pid);
         return facts;
     }
     facts.state = stat_field(pid, 3).and_then(|state| state.chars().next());
@@ -144,56 +104,71 @@ pub fn facts(pid: i32) -> Facts {
         Ok(_) => None,
         Err(error) => error.raw_os_error(),
     };
-    facts.yama_scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope")
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    facts.own_may_ptrace = own_capabilities() & CAP_SYS_PTRACE != 0;
+    facts.yama_scope = yama_scope();
+    let owner = std::fs::metadata(format!("/proc/{pid}/stat")).map(|metadata| metadata.uid());
+    facts.is_dumpable = match (owner, facts.uids.get(1)) {
+        // Root's look the same either way.
+        (Ok(owner), Some(&uid)) if uid != 0 => Some(owner == uid),
+        _ => None,
+    };
     let namespace = |pid: &str| {
         std::fs::metadata(format!("/proc/{pid}/ns/user"))
             .map(|metadata| metadata.ino())
             .ok()
     };
     let (own, theirs) = (namespace("self"), namespace(&pid.to_string()));
-    facts.passage = seccomp::passage(pid, pid);
+    facts.passage = Some(seccomp::passage(pid, pid));
     facts.same_user_namespace = theirs.is_none() || own == theirs;
     facts
 }
 
-impl Facts {
-    fn nothing(pid: i32) -> Self {
-        Self {
-            pid,
-            exists: false,
-            state: None,
-            thread_states: Vec::new(),
-            is_kernel_thread: false,
-            tracer_pid: 0,
-            tracer_name: String::new(),
-            uid: None,
-            namespace_pids: Vec::new(),
-            has_shadow_stack: false,
-            elf_class: None,
-            elf_machine: None,
-            open_error: None,
-            yama_scope: None,
-            own_uid: nix::unistd::getuid().as_raw(),
-            own_may_ptrace: false,
-            same_user_namespace: true,
-            passage: Ok(Passage::Unfiltered),
-        }
-    }
+/// Yama's restriction of ptrace, where there is Yama.
+pub fn yama_scope() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?;
+    text.trim().parse().ok()
+}
 
+impl Facts {
     /// The process id as the process itself sees it.
     pub fn inner_pid(&self) -> u32 {
         self.namespace_pids.last().copied().unwrap_or(self.pid) as u32
     }
 
-    /// The one thing that is in the way, in the order in which it would be met.
+    /// The first thing that is in the way.
     pub fn obstacle(&self) -> Option<Obstacle> {
+        TOPICS.into_iter().find_map(|topic| self.obstacle_of(topic))
+    }
+
+    /// What of this kind is in the way.
+    pub fn obstacle_of(&self, topic: Topic) -> Option<Obstacle> {
+        match topic {
+            Topic::Process => self.no_process(),
+            Topic::Architecture => self.is_foreign().then_some(Obstacle::NotThisArchitecture),
+            Topic::Tracer => (self.tracer_pid != 0).then(|| Obstacle::Traced {
+                by: self.tracer_pid,
+                name: self.tracer_name.clone(),
+            }),
+            Topic::Permission => self.open_error.map(|errno| self.refusal(errno)),
+            Topic::ShadowStack => self.has_shadow_stack.then_some(Obstacle::ShadowStack),
+            Topic::Threads => {
+                let all_sleep = !self.thread_states.is_empty() && self.thread_states.iter().all(|&state| state == 'D');
+                all_sleep.then_some(Obstacle::Uninterruptible)
+            }
+            Topic::Seccomp => self.passage.and_then(Result::err).map(Obstacle::Seccomp),
+        }
+    }
+
+    fn no_process(&self) -> Option<Obstacle> {
         let pid = self.pid;
         let lives = self.thread_states.iter().any(|state| !matches!(state, 'Z' | 'X' | 'x'));
         if !self.exists {
-            return Some(Obstacle::NoSuchProcess { pid });
+            return Some(if !self.surroundings.has_proc {
+                Obstacle::NoProc
+            } else if self.is_hidden {
+                Obstacle::Hidden { pid }
+            } else {
+                Obstacle::NoSuchProcess { pid }
+            });
         }
         if self.is_kernel_thread {
             return Some(Obstacle::KernelThread);
@@ -201,48 +176,50 @@ impl Facts {
         if matches!(self.state, Some('Z' | 'X' | 'x')) && !lives {
             return Some(Obstacle::Zombie { pid });
         }
-        if pid as u32 == std::process::id() {
-            return Some(Obstacle::Oneself);
-        }
-        if self.tracer_pid != 0 {
-            return Some(Obstacle::Traced {
-                by: self.tracer_pid,
-                name: self.tracer_name.clone(),
-            });
-        }
-        if let Some(errno) = self.open_error {
-            return Some(self.refusal(errno));
-        }
-        if self.elf_class == Some(1)
-            || self
-                .elf_machine
-                .is_some_and(|machine| machine != goblin::elf::header::EM_X86_64)
-        {
-            return Some(Obstacle::NotThisArchitecture);
-        }
-        if self.has_shadow_stack {
-            return Some(Obstacle::ShadowStack);
-        }
-        if !self.thread_states.is_empty() && self.thread_states.iter().all(|&state| state == 'D') {
-            return Some(Obstacle::Uninterruptible);
-        }
-        if let Err(filtered) = self.passage {
-            return Some(Obstacle::Seccomp(filtered));
-        }
-        None
+        (pid as u32 == std::process::id()).then_some(Obstacle::Oneself)
     }
 
+    fn is_foreign(&self) -> bool {
+        let is_foreign = |machine| machine != goblin::elf::header::EM_X86_64;
+        self.elf_class == Some(1) || self.elf_machine.is_some_and(is_foreign)
+    }
+
+    /// The kernel's rules for who may trace whom, in `__ptrace_may_access`: user ids, dumpable, security modules.
     fn refusal(&self, errno: i32) -> Obstacle {
         if errno == libc::ENOENT || errno == libc::ESRCH {
             return Obstacle::NoSuchProcess { pid: self.pid };
         }
-        match (self.uid, self.yama_scope) {
-            (_, Some(scope @ 3)) => Obstacle::Yama { scope },
-            _ if self.own_may_ptrace && !self.same_user_namespace => Obstacle::UserNamespace,
-            (Some(uid), _) if uid != self.own_uid && !self.own_may_ptrace => Obstacle::OtherUser { uid },
-            (_, Some(scope @ 1..=2)) if !self.own_may_ptrace => Obstacle::Yama { scope },
-            _ if !self.own_may_ptrace => Obstacle::NotDumpable,
-            _ => Obstacle::Refused { errno },
+        let by = self.surroundings.clone();
+        let may_ptrace = by.has(CAP_SYS_PTRACE);
+        if let Some(scope @ 3) = self.yama_scope {
+            return Obstacle::Yama { scope, by };
+        }
+        if may_ptrace {
+            return if self.same_user_namespace {
+                Obstacle::Refused { errno, by }
+            } else {
+                Obstacle::UserNamespace
+            };
+        }
+        // The process' real, effective and saved ids, all six.
+        let is_same = |ids: &[u32], own: u32| ids.iter().take(3).all(|&id| id == own);
+        let other_uid = self.uids.iter().take(3).copied().find(|&uid| uid != by.uid);
+        if let Some(uid) = other_uid {
+            return Obstacle::OtherUser { uid, by };
+        }
+        if !is_same(&self.gids, by.gid) {
+            return Obstacle::OtherGroup { by };
+        }
+        if self.is_dumpable == Some(false) {
+            return Obstacle::NotDumpable { by };
+        }
+        if self.permitted_capabilities & !by.permitted_capabilities != 0 {
+            return Obstacle::MoreCapable { by };
+        }
+        match self.yama_scope {
+            Some(scope @ 1..=2) => Obstacle::Yama { scope, by },
+            _ if self.is_dumpable.is_none() => Obstacle::NotDumpable { by },
+            _ => Obstacle::Refused { errno, by },
         }
     }
 
@@ -257,7 +234,11 @@ impl Facts {
             let mut numbers = value.split_ascii_whitespace();
             match key {
                 "TracerPid" => self.tracer_pid = numbers.next().and_then(|it| it.parse().ok()).unwrap_or(0),
-                "Uid" => self.uid = numbers.next().and_then(|it| it.parse().ok()),
+                "Name" => self.name = value.trim().to_owned(),
+                "Uid" => self.uids = numbers.filter_map(|it| it.parse().ok()).collect(),
+                "Gid" => self.gids = numbers.filter_map(|it| it.parse().ok()).collect(),
+                "CapPrm" => self.permitted_capabilities = u64::from_str_radix(value.trim(), 16).unwrap_or(0),
+                "Threads" => self.threads_count = numbers.next().and_then(|it| it.parse().ok()).unwrap_or(0),
                 "NSpid" => self.namespace_pids = numbers.filter_map(|it| it.parse().ok()).collect(),
                 "x86_Thread_features" => self.has_shadow_stack = value.contains("shstk"),
                 _ => {}
@@ -290,10 +271,8 @@ fn read_head(path: &str) -> std::io::Result<[u8; 20]> {
     Ok(head)
 }
 
-/// The tool's effective capabilities.
-pub(super) fn own_capabilities() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    text.lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-        .unwrap_or(0)
+/// Whether there is a process with this id all the same: the kernel says so when it is sent nothing.
+fn is_hidden(pid: i32) -> bool {
+    use nix::sys::signal::kill;
+    pid > 0 && kill(nix::unistd::Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH)
 }

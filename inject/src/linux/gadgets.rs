@@ -19,6 +19,11 @@ pub struct Gadgets {
     pub restorer: u64,
 }
 
+/// Whether libc has them, so that a thread could be borrowed.
+pub fn can_make_calls(process: &Process, maps: &[Mapping]) -> bool {
+    Gadgets::find(process, maps).is_some()
+}
+
 impl Gadgets {
     pub fn find(process: &Process, maps: &[Mapping]) -> Option<Self> {
         let is_libc = |map: &&Mapping| {

@@ -16,6 +16,13 @@ use std::sync::Arc;
 /// Largest maps file that is read: more than vm.max_map_count usually allows.
 const MAPS_BYTES_MAX: u64 = 64 << 20;
 
+/// What a process is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
 /// An open process.
 #[derive(Clone)]
 pub struct Process {
@@ -28,13 +35,22 @@ pub struct Process {
 impl Process {
     /// Opens a process for reading and writing. Needs the right to ptrace it.
     pub fn open(pid: i32) -> Result<Self, Error> {
+        Self::open_for(pid, Access::Write)
+    }
+
+    /// Opens a process so that nothing in it can be changed.
+    pub fn open_to_look(pid: i32) -> Result<Self, Error> {
+        Self::open_for(pid, Access::Read)
+    }
+
+    fn open_for(pid: i32, access: Access) -> Result<Self, Error> {
         let start_ticks = start_ticks(pid).ok_or(Error::Gone { pid })?;
         let pidfd = open_pidfd(pid).map_err(|error| Error::Proc {
             file: "(pidfd)",
             pid,
             error,
         })?;
-        let mem = open_mem(pid)?;
+        let mem = open_mem(pid, access)?;
         // The pidfd and the mem file name the same process if the start time is still the same.
         if self::start_ticks(pid) != Some(start_ticks) {
             return Err(Error::Gone { pid });
@@ -196,8 +212,8 @@ pub fn stat_field(pid: i32, number: usize) -> Option<String> {
 }
 
 /// Opens the memory through the leader, or, where that is a zombie, through another thread.
-fn open_mem(pid: i32) -> Result<File, Error> {
-    let open = |path: String| File::options().read(true).write(true).open(path);
+fn open_mem(pid: i32, access: Access) -> Result<File, Error> {
+    let open = |path: String| File::options().read(true).write(access == Access::Write).open(path);
     let failed = |error| Error::Proc {
         file: "mem",
         pid,
@@ -227,7 +243,7 @@ fn open_mem(pid: i32) -> Result<File, Error> {
         .ok_or(Error::Gone { pid })
 }
 
-fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+pub(super) fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open reads no memory; a non-negative result is a descriptor that nobody else owns.
     unsafe {
         let result = libc::syscall(libc::SYS_pidfd_open, pid, 0);

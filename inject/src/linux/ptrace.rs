@@ -264,6 +264,13 @@ enum Stop {
     Signal(i32),
 }
 
+/// What the kernel says to a request that can't succeed: whether it lets us ask at all.
+pub fn probe() -> Errno {
+    request(libc::PTRACE_DETACH, 0, 0, 0)
+        .err()
+        .unwrap_or(Errno::UnknownErrno)
+}
+
 fn request(what: u32, tid: i32, address: usize, data: usize) -> Result<(), Errno> {
     // SAFETY: each caller passes what its request wants: numbers, or the address of a live value of the size
     // that the request reads or writes.

@@ -9,15 +9,11 @@
 
 use super::borrow::BorrowError;
 use super::ptrace::Seized;
+use super::surroundings::Surroundings;
 use nix::errno::Errno;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-
-/// CAP_SYS_ADMIN.
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-/// Inode of the first user namespace (`linux/proc_ns.h`).
-const INIT_USER_NAMESPACE: &str = "user:[4026531837]";
 
 /// A way past a thread's filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +101,7 @@ impl Filters {
 pub fn passage(pid: i32, tid: i32) -> Result<Passage, Filtered> {
     let own = Filters::of("self");
     let theirs = Filters::of(&format!("{pid}/task/{tid}"));
-    decide(theirs, own, has_sys_admin(), || {
+    decide(theirs, own, Surroundings::look().is_admin(), || {
         let is_containers = Filters::of("1") == theirs && lives_with_us(pid) && lives_with_us(1);
         (is_containers, *TRIED_OUT.get_or_init(try_out))
     })
@@ -183,12 +179,6 @@ fn lives_with_us(pid: i32) -> bool {
         let link = |pid: &str| -> Option<PathBuf> { std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok() };
         link("self").is_some_and(|own| link(&pid.to_string()) == Some(own))
     })
-}
-
-/// Whether we have CAP_SYS_ADMIN where the kernel wants it: outside of user namespaces.
-fn has_sys_admin() -> bool {
-    let is_outside = std::fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() == INIT_USER_NAMESPACE);
-    is_outside && super::facts::own_capabilities() & CAP_SYS_ADMIN != 0
 }
 
 /// Makes the system calls of an attach in a child. False where one is forbidden, on pain of death or without.

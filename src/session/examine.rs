@@ -1,0 +1,333 @@
+//! The checks themselves, each resting on what those before it found.
+
+use super::error::Error;
+use super::findings;
+use super::headroom::{self, Need};
+use super::hooking::Hooks;
+use super::landing::Landing;
+use super::lock::AttachLock;
+use super::payload::{self, Image};
+use super::place::missing_bytes;
+use super::preflight::{Found, Survey};
+use super::repair;
+use super::ring_memory::RingSource;
+use super::target::{self, TargetImage, TargetMemory};
+use crate::python::{self, FindError};
+use inject::{BorrowError, BorrowOptions, Facts, Mapping, Module, Passage, Process, Topic};
+use std::thread::JoinHandle;
+use wire::Hook;
+use wire::config::PythonLayout;
+use wire::landing::JOURNAL_ENTRIES_MAX;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To go on to a window: marks of a dead session are repaired on the way.
+    Attach,
+    /// To tell: nothing is changed.
+    Look,
+}
+
+/// What the checks so far have found, for those to come.
+pub struct Examination {
+    purpose: Purpose,
+    facts: Facts,
+    words: Option<JoinHandle<bool>>,
+    process: Option<Process>,
+    lock: Option<AttachLock>,
+    maps: Vec<Mapping>,
+    landings: Vec<Landing>,
+    hooks: Option<Hooks>,
+    runtime: Option<Result<python::Runtime, FindError>>,
+    placement: Option<(Image, RingSource)>,
+    frames: Option<(PythonLayout, u32, u32)>,
+    notes: Vec<String>,
+}
+
+impl Examination {
+    pub fn new(pid: i32, purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            // Takes a millisecond, in which the rest goes on.
+            words: Some(std::thread::spawn(inject::words_are_written_whole)),
+            facts: inject::facts(pid),
+            process: None,
+            lock: None,
+            maps: Vec::new(),
+            landings: Vec::new(),
+            hooks: None,
+            runtime: None,
+            placement: None,
+            frames: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Refuses for what the facts say, else gives what is there instead.
+    fn fact(&self, topic: Topic, text: impl FnOnce(&Facts) -> String) -> Result<Option<Found>, Error> {
+        match self.facts.obstacle_of(topic) {
+            Some(obstacle) => Err(Error::Obstacle(obstacle)),
+            None if !self.is_there() => Ok(None),
+            None => Ok(Found::new(text(&self.facts))),
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.facts.obstacle_of(Topic::Process).is_none()
+    }
+
+    pub fn process(&mut self) -> Result<Option<Found>, Error> {
+        self.fact(Topic::Process, |facts| {
+            let user = facts
+                .uids
+                .first()
+                .map_or(String::new(), |&uid| format!(", of {}", target::user_name(uid)));
+            format!("{}{user}", facts.name)
+        })
+    }
+
+    pub fn architecture(&mut self) -> Result<Option<Found>, Error> {
+        if self.facts.elf_class.is_none() && self.facts.obstacle_of(Topic::Architecture).is_none() {
+            return Ok(self
+                .is_there()
+                .then(|| Found::new("its executable cannot be read from here"))
+                .flatten());
+        }
+        self.fact(Topic::Architecture, |_| std::env::consts::ARCH.to_owned())
+    }
+
+    pub fn tracer(&mut self) -> Result<Option<Found>, Error> {
+        self.fact(Topic::Tracer, |_| "nobody traces it".to_owned())
+    }
+
+    pub fn permission(&mut self) -> Result<Option<Found>, Error> {
+        let found = self.fact(Topic::Permission, findings::permission)?;
+        if found.is_none() {
+            return Ok(None);
+        }
+        let pid = self.facts.pid;
+        let process = match self.purpose {
+            Purpose::Attach => Process::open(pid)?,
+            // In which nothing can be written by mistake.
+            Purpose::Look => Process::open_to_look(pid)?,
+        };
+        if self.purpose == Purpose::Look && self.facts.surroundings.seccomp_mode != 0 {
+            // Attach learns in the stop that a filter of its own forbids it to trace.
+            inject::host::ptrace_is_callable().map_err(|errno| Error::Borrow(BorrowError::Refused(errno)))?;
+        }
+        if self.purpose == Purpose::Look {
+            self.maps = process.maps()?;
+        }
+        self.process = Some(process);
+        Ok(found)
+    }
+
+    pub fn shadow_stack(&mut self) -> Result<Option<Found>, Error> {
+        self.fact(Topic::ShadowStack, |_| "none".to_owned())
+    }
+
+    pub fn threads(&mut self) -> Result<Option<Found>, Error> {
+        let count = self.facts.threads_count as u64;
+        let found = self.fact(Topic::Threads, findings::threads)?;
+        Ok(found.map(|found| Found {
+            facts: vec![("threads_count", count)],
+            ..found
+        }))
+    }
+
+    pub fn seccomp(&mut self) -> Result<Option<Found>, Error> {
+        let text = |passage: Option<Passage>| passage.map_or(String::new(), |passage| passage.to_string());
+        self.fact(Topic::Seccomp, |facts| text(facts.passage.and_then(Result::ok)))
+    }
+
+    pub fn writing(&mut self) -> Result<Option<Found>, Error> {
+        let Some(words) = self.words.take() else {
+            return Ok(None);
+        };
+        if !words.join().unwrap_or(false) {
+            return Err(Error::TornWords);
+        }
+        Ok(Found::new("words are written as a whole"))
+    }
+
+    /// Attach repairs here what a dead session left, which must be before modules and slots are looked at.
+    pub fn session(&mut self) -> Result<Option<Found>, Error> {
+        let Some(process) = &self.process else { return Ok(None) };
+        let pid = process.pid();
+        let mut found = Found::new("none");
+        if self.purpose == Purpose::Attach {
+            self.lock = Some(AttachLock::take(process, self.facts.inner_pid())?);
+            // Not before: another memray may have come and gone while this one waited.
+            self.maps = process.maps()?;
+            if repair::take_over(process, &self.maps)? {
+                self.notes
+                    .push(format!("cleaned up what a killed memray had left in {pid}"));
+                self.maps = process.maps()?;
+            }
+        }
+        self.landings = Landing::find_all(process, &self.maps);
+        if self.purpose == Purpose::Look {
+            found = findings::sessions(process, &self.landings)?;
+        }
+        Ok(found)
+    }
+
+    pub fn system_calls(&mut self) -> Result<Option<Found>, Error> {
+        let Some(process) = &self.process else { return Ok(None) };
+        if inject::can_make_calls(process, &self.maps) {
+            Ok(Found::new("libc has the instructions that a borrowed thread needs"))
+        } else {
+            Err(Error::Borrow(BorrowError::NoGadget))
+        }
+    }
+
+    pub fn python(&mut self) -> Result<Option<Found>, Error> {
+        let Some(process) = &self.process else { return Ok(None) };
+        let hooks = Hooks::survey(process, &self.maps, &self.landings);
+        let images: Vec<TargetImage> = hooks
+            .modules()
+            .iter()
+            .map(|module| TargetImage { process, module })
+            .collect();
+        let runtime = python::find(&TargetMemory(process), &images);
+        drop(images);
+        self.hooks = Some(hooks);
+        let found = match &runtime {
+            Ok(runtime) => Found::new(format!("CPython {} in {}", runtime.version, runtime.image_path)),
+            // Its own check says so.
+            Err(FindError::NotInitialised { path }) => Found::new(format!("CPython in {path}")),
+            Err(FindError::Finalising) => Found::new("CPython"),
+            Err(error) => return Err(Error::Python(error.clone())),
+        };
+        self.runtime = Some(runtime);
+        Ok(found)
+    }
+
+    pub fn interpreter(&mut self) -> Result<Option<Found>, Error> {
+        match &self.runtime {
+            None => Ok(None),
+            Some(Err(error)) => Err(Error::Python(error.clone())),
+            Some(Ok(_)) => Ok(Found::new("set up, and not shutting down")),
+        }
+    }
+
+    pub fn slots(&mut self) -> Result<Option<Found>, Error> {
+        let (Some(hooks), Some(Ok(_))) = (&self.hooks, &self.runtime) else {
+            return Ok(None);
+        };
+        hooks.require_allocator()?;
+        let slots_count = hooks.slots_count();
+        if slots_count > JOURNAL_ENTRIES_MAX {
+            return Err(Error::TooManySlots(slots_count));
+        }
+        let modules_count = hooks.modules().len();
+        let allocator = hooks.real(Hook::Malloc).and_then(|address| hooks.holder(address));
+        let allocator = allocator.map_or(String::new(), |module| format!("; malloc is that of {}", module.path));
+        Ok(Some(Found {
+            text: format!("{slots_count} in {modules_count} modules{allocator}"),
+            facts: vec![
+                ("slots_count", slots_count as u64),
+                ("modules_count", modules_count as u64),
+            ],
+            ..Found::default()
+        }))
+    }
+
+    pub fn headroom(&mut self) -> Result<Option<Found>, Error> {
+        let (Some(process), Some(hooks), Some(Ok(_))) = (&self.process, &self.hooks, &self.runtime) else {
+            return Ok(None);
+        };
+        let image =
+            payload::image().map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
+        let ring_source = RingSource::choose();
+        let existing = Landing::of_image(&self.landings, image.digest);
+        let (landing_bytes, reservation_bytes) = missing_bytes(existing.as_ref(), &self.maps, &image);
+        let need = Need {
+            landing_bytes,
+            reservation_bytes,
+            ..Need::full(&image, hooks.modules().len(), ring_source)
+        };
+        let limits = inject::limits(process.pid(), self.maps.len());
+        headroom::require(&limits, &need)?;
+        self.placement = Some((image, ring_source));
+        let mut seen = headroom::checks(&limits, &need).into_iter();
+        let text = seen.next().map_or(String::new(), |memory| memory.seen);
+        let others: Vec<&str> = seen.map(|check| check.name).collect();
+        Ok(Some(Found {
+            text: format!("{text}; room in {}", others.join(", ")),
+            facts: vec![
+                ("landing_bytes", landing_bytes),
+                ("reservation_bytes", reservation_bytes),
+            ],
+            ..Found::default()
+        }))
+    }
+
+    pub fn frames(&mut self) -> Result<Option<Found>, Error> {
+        let (Some(process), Some(Ok(runtime))) = (&self.process, &self.runtime) else {
+            return Ok(None);
+        };
+        let tids = target::threads(process);
+        match python::prove(&TargetMemory(process), runtime, self.facts.inner_pid(), &tids) {
+            Ok(proof) => {
+                self.frames = Some((proof.layout, proof.tid_offset, proof.main_tid));
+                Ok(Found::new("proven by walking every Python thread from outside"))
+            }
+            Err(error) => {
+                let fix = error.fix();
+                let then = fix.as_ref().map_or(String::new(), |fix| format!("; {fix}"));
+                self.notes.push(format!("no Python stacks: {error}{then}"));
+                self.frames = Some((PythonLayout::OFF, 0, self.facts.inner_pid()));
+                Ok(Found::less(format!("no Python stacks: {error}"), fix))
+            }
+        }
+    }
+
+    /// Where attach would write without -o.
+    pub fn capture(&mut self) -> Result<Option<Found>, Error> {
+        findings::capture_place(format!("memray-{}.0.bin", self.facts.pid).into())
+    }
+
+    pub fn into_survey(self) -> Result<Survey, Error> {
+        let missing = || Error::Internal("a check of the preflight was left out".to_owned());
+        let (layout, tid_offset, main_tid) = self.frames.ok_or_else(missing)?;
+        let (image, ring_source) = self.placement.ok_or_else(missing)?;
+        let (process, hooks) = (self.process.ok_or_else(missing)?, self.hooks.ok_or_else(missing)?);
+        let runtime = self.runtime.ok_or_else(missing)?.map_err(Error::Python)?;
+        let cwd = std::fs::read_link(format!("/proc/{}/cwd", process.pid())).unwrap_or_default();
+        let description = python::describe(&TargetMemory(&process), &runtime, &cwd.to_string_lossy());
+        let borrow = borrow_options(hooks.modules(), &runtime);
+        Ok(Survey {
+            process,
+            lock: self.lock.ok_or_else(missing)?,
+            maps: self.maps,
+            landings: self.landings,
+            hooks,
+            borrow,
+            image,
+            ring_source,
+            passage: self.facts.passage.and_then(Result::ok).unwrap_or(Passage::Unfiltered),
+            description,
+            layout,
+            tid_offset,
+            main_tid,
+            notes: self.notes,
+        })
+    }
+}
+
+/// CPython calls a wait again with the time that is left when it fails with EINTR (PEP 475).
+fn borrow_options(modules: &[Module], runtime: &python::Runtime) -> BorrowOptions {
+    let interpreters = modules.iter().filter(|module| module.path == runtime.image_path);
+    let mut retries_on_eintr: Vec<_> = interpreters
+        .flat_map(|module| module.executable.iter().cloned())
+        .collect();
+    // Modules of the standard library that wait by themselves, and libuv, which does likewise.
+    let waits = |path: &str| path.contains("/lib-dynload/select.") || path.contains("libuv") || path.contains("uvloop");
+    retries_on_eintr.extend(
+        modules
+            .iter()
+            .filter(|module| waits(&module.path))
+            .flat_map(|module| module.executable.iter().cloned()),
+    );
+    BorrowOptions { retries_on_eintr }
+}
