@@ -4,7 +4,8 @@ use crate::hooking::assert_clean;
 use crate::status::kill_session;
 use crate::support::snapshot::Snapshot;
 use crate::support::{
-    Dir, Interpreter, Output, Stranger, Target, Tool, eventually, interpreters, process, skip, test_file, tool,
+    Dir, Interpreter, Output, Stranger, Target, Tool, eventually, interpreters, process, skip, skip_optional,
+    test_file, tool,
 };
 use serde_json::Value;
 use std::process::Command;
@@ -107,6 +108,7 @@ fn a_good_target_is_not_touched() {
             .assert_plain()
             .assert_says(&format!("attach would work: memray attach {pid}"));
         output.assert_says(&format!("CPython 3.{}.", python.minor));
+        guarded(&["status", &pid]).run().assert_code(1);
         assert!(
             output.stdout.lines().all(|line| line.chars().count() <= 80),
             "{}",
@@ -266,6 +268,56 @@ fn rights_that_are_missing() {
     root.assert_code(0).assert_says("suspended");
 }
 
+/// Root whose capabilities were taken, other groups, other namespaces, a /proc that hides or is not there.
+#[test]
+fn places_with_fewer_rights() {
+    let Some(python) = interpreters::system() else { return };
+    let Some(stranger) = Stranger::new() else { return };
+    let target = Target::start(Dir::new(), stranger.target(&python, "quiet.py", &[]));
+    let (pid, uid) = (target.pid_text(), stranger.uid);
+    let memray = stranger.dir.file("memray");
+    let ask = |place: &[&str], wanted: &[&str]| {
+        let (program, options) = place.split_first().expect("a program");
+        let works = Command::new(program).args(options).arg("true").status();
+        if !works.is_ok_and(|status| status.success()) {
+            return skip_optional(&place.join(" "), "not permitted here");
+        }
+        let run = |arguments: &[&str]| {
+            let mut all = options.to_vec();
+            all.push(&memray);
+            all.extend(arguments);
+            Tool::program(program.into(), &all)
+                .current_dir(stranger.dir.path())
+                .run()
+        };
+        let value = assert_agrees(
+            &run(&["attach", &pid, "--duration", "1"]),
+            &run(&["doctor", &pid]),
+            &run(&["doctor", &pid, "--json"]),
+        );
+        for text in wanted {
+            assert!(value.to_string().contains(text), "{place:?}: {text}: {value:#}");
+        }
+    };
+    let become_user = format!("--reuid={uid} --regid={uid}");
+    ask(
+        &["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"],
+        &["CAP_SYS_PTRACE is missing", "another user", &become_user],
+    );
+    let (own, other) = (format!("--reuid={uid}"), format!("--regid={}", uid + 1));
+    ask(&["setpriv", &own, &other, "--clear-groups"], &["other group ids"]);
+    ask(&["unshare", "--user", "--map-root-user"], &["another user namespace"]);
+    let mount = |how: &str| format!("mount -t {how} /proc && exec \"$@\"");
+    ask(
+        &["unshare", "--mount", "sh", "-c", &mount("tmpfs none"), "sh"],
+        &["/proc is not mounted"],
+    );
+    let hidden =
+        mount("proc -o hidepid=2 proc").replace("exec", "exec setpriv --reuid=65534 --regid=65534 --clear-groups");
+    ask(&["unshare", "--mount", "sh", "-c", &hidden, "sh"], &["hidepid"]);
+    target.assert_free();
+}
+
 #[test]
 fn a_place_that_cannot_be_written() {
     let Some(python) = interpreters::system() else { return };
@@ -330,6 +382,29 @@ fn what_a_killed_session_left_is_told_and_repaired() {
     Tool::new(&["detach", &pid]).succeed();
     target.assert_free();
     assert!(target.finish().success());
+}
+
+/// A killed collector whose parent does not collect it keeps its number and its start time, and is dead all the same.
+#[test]
+fn a_dead_collector_that_nobody_collects_is_dead() {
+    let Some(python) = interpreter() else { return };
+    let target = Target::spawn(&python, "service.py", &[]);
+    let (pid, capture) = (target.pid_text(), target.dir.file("capture.bin"));
+    let collector = Tool::new(&["attach", &pid, "-q", "-o", &capture, "--foreground"]).spawn();
+    eventually("the session is listed", Duration::from_secs(30), || {
+        let session = Tool::new(&["status", &pid]).run();
+        session.stdout.contains("guardian").then_some(())
+    });
+    // Not waited for: it stays a zombie.
+    kill_session(&target);
+    assert_eq!(process::stat_field(collector.pid(), 3).as_deref(), Some("Z"));
+    Tool::new(&["status", &pid]).succeed().assert_says("orphaned");
+    let doctor = |arguments: &[&str]| Tool::new(arguments).current_dir(target.dir.path()).succeed();
+    doctor(&["doctor", &pid]).assert_says("was killed");
+    doctor(&["doctor", &pid, "--repair"]).assert_says("cleaned up");
+    assert_clean(target.pid());
+    Tool::new(&["attach", &pid, "-q", "-f", "-o", &capture, "--duration", "0.2"]).succeed();
+    assert_clean(target.pid());
 }
 
 #[test]

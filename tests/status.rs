@@ -184,6 +184,24 @@ fn a_collector_without_guardian_is_told() {
 }
 
 #[test]
+fn a_collector_that_stands_still_is_told() {
+    let Some(python) = interpreter() else { return };
+    let target = Target::spawn(&python, "service.py", &[]);
+    let capture = target.dir.file("capture.bin");
+    Tool::new(&["attach", &target.pid_text(), "-o", &capture]).succeed();
+    let collector = u32::try_from(number(&only(target.pid()), "collector_pid")).expect("a process id");
+    process::signal(collector, Signal::SIGSTOP);
+    eventually("its silence is told", SOON, || {
+        let output = Tool::new(&["status", &target.pid_text()]).succeed();
+        output.stdout.contains("  heard ").then_some(())
+    });
+    assert_eq!(only(target.pid())["state"], "live");
+    process::signal(collector, Signal::SIGCONT);
+    Tool::new(&["detach", &target.pid_text()]).succeed();
+    assert_clean(target.pid());
+}
+
+#[test]
 fn a_child_is_not_taken_for_its_parent() {
     let Some(python) = interpreter() else { return };
     let mut target = Target::spawn(&python, "steps.py", &[]);

@@ -34,7 +34,12 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
 
 fn text(args: &DoctorArgs, diagnosis: &Diagnosis, has_repaired: bool) -> Result<Vec<u8>, Failure> {
     let mut out = Vec::new();
-    if let Some(pid) = args.pid.filter(|_| args.repair) {
+    // Where an obstacle hides what there is, the list says so.
+    let is_seen = diagnosis
+        .checks
+        .iter()
+        .any(|check| check.name == "session" && !matches!(check.result, Ok(None)));
+    if let Some(pid) = args.pid.filter(|_| args.repair && is_seen) {
         let what = if has_repaired {
             "cleaned up what a killed memray or a tracked parent had left in"
         } else {

@@ -110,6 +110,13 @@ fn lines(session: &Listed) -> Vec<Line> {
             "events",
             format!("{allocations}, {frees}; live since attach {live}"),
         ));
+        if let Some(silence_ms) = progress.silence_ms() {
+            let silence = format::seconds(silence_ms as f64 / 1e3);
+            lines.push(line(
+                "heard",
+                format!("{silence} ago: its collector is stopped, held up or dead"),
+            ));
+        }
         let lost_count = progress.losses.total_count();
         lines.push(line(
             "losses",

@@ -19,14 +19,14 @@ pub fn diagnose_host() -> Diagnosis {
         checks: vec![
             check("kernel", kernel()),
             check("/proc", proc(&own)),
-            check("user", user(&own)),
+            check("user", with_proc(&own, user)),
             check("container", container(&own)),
             check("ptrace", ptrace()),
-            check("yama", yama(&own)),
-            check("seccomp", seccomp(&own)),
+            check("yama", with_proc(&own, yama)),
+            check("seccomp", with_proc(&own, seccomp)),
             check("profile", profile()),
             check("pidfd", pidfd()),
-            check("writing", writing()),
+            check("writing", with_proc(&own, |_| writing())),
             check("memfd", memfd()),
             check("process_vm", process_vm()),
             check("control", control_directory()),
@@ -57,6 +57,11 @@ fn proc(own: &Surroundings) -> Finding {
     } else {
         Err(Error::Obstacle(Obstacle::NoProc))
     }
+}
+
+/// What rests on /proc says nothing without it.
+fn with_proc(own: &Surroundings, check: fn(&Surroundings) -> Finding) -> Finding {
+    if own.has_proc { check(own) } else { Ok(None) }
 }
 
 fn user(own: &Surroundings) -> Finding {

@@ -11,6 +11,9 @@ use inject::{Process, Topic};
 
 /// A collector refreshes its control file each second.
 const FRESH_MS: u64 = 5_000;
+/// A file of another PID namespace that was not refreshed for so long is removed. If its collector was only held up,
+/// it writes it again.
+const ABANDONED_MS: u64 = 60_000;
 
 /// How a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,14 @@ pub struct Progress {
     pub frees_count: u64,
     pub live_bytes: u64,
     pub losses: LossSummary,
+}
+
+impl Progress {
+    /// How long ago the collector last told of itself, where that is longer than it should be.
+    pub fn silence_ms(&self) -> Option<u64> {
+        let silence_ms = (now_ms() as u64).saturating_sub(self.updated_ms);
+        (silence_ms >= FRESH_MS).then_some(silence_ms)
+    }
 }
 
 /// The sessions that this user may know of, or those of one process. Control files of sessions that are over are
@@ -108,11 +119,10 @@ fn is_elsewhere(record: &Record) -> bool {
 fn judge(found: &Found) -> Verdict {
     let record = &found.record;
     if is_elsewhere(record) {
-        let is_fresh = (now_ms() as u64).saturating_sub(record.updated_ms) < FRESH_MS;
-        return if is_fresh {
-            Verdict::Is(State::Live)
-        } else {
-            Verdict::Unknown
+        return match (now_ms() as u64).saturating_sub(record.updated_ms) {
+            ..FRESH_MS => Verdict::Is(State::Live),
+            ABANDONED_MS.. => Verdict::Over,
+            _ => Verdict::Unknown,
         };
     }
     let has_guardian = target::is_running(record.guardian_pid, record.guardian_start_ticks);

@@ -118,7 +118,11 @@ pub fn facts(pid: i32) -> Facts {
     };
     let (own, theirs) = (namespace("self"), namespace(&pid.to_string()));
     facts.passage = Some(seccomp::passage(pid, pid));
-    facts.same_user_namespace = theirs.is_none() || own == theirs;
+    // Where it can't be read, it is one above or beside ours; from the first one all can be read.
+    facts.same_user_namespace = match theirs {
+        Some(_) => own == theirs,
+        None => facts.surroundings.is_first_user_namespace,
+    };
     facts
 }
 
