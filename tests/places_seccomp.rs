@@ -144,3 +144,37 @@ fn the_containers_own_filter() {
         }
     }
 }
+
+/// vm.memfd_noexec at its strictest, which a PID namespace may have for itself.
+#[test]
+fn memfds_without_execution() {
+    let Some(nobody) = Nobody::new() else { return };
+    let python = nobody.python.path.to_str().expect("UTF-8");
+    let namespace = ["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"];
+    let set = "echo 2 2>/dev/null >/proc/sys/vm/memfd_noexec";
+    let mut trial = Command::new("unshare");
+    if !trial
+        .args(namespace)
+        .arg(set)
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return skip_optional(
+            "vm.memfd_noexec",
+            "this kernel has none that a namespace may set (Linux 6.3)",
+        );
+    }
+    for kind in ["none", "harmless"] {
+        let capture = nobody.dir.file(&format!("noexec-{kind}.bin"));
+        let start = format!("{set} && exec setpriv \"$@\"");
+        let mut all = namespace.to_vec();
+        all.extend([start.as_str(), "sh"]);
+        all.extend(NOBODY);
+        all.extend([python, &nobody.script, kind, "+", &nobody.memray, &capture]);
+        let output = Tool::program("unshare".into(), &all)
+            .current_dir(nobody.dir.path())
+            .run();
+        output.assert_code(0);
+        assert_eq!(recorded(&capture), 50);
+    }
+}

@@ -28,8 +28,14 @@ mod idle;
 mod killed;
 /// What is different in a process after detach.
 mod leftovers;
+/// Targets whose files are deleted or replaced on disk while they run.
+mod places_files;
 /// Targets whose limits are nearly reached.
 mod places_limits;
+/// Targets in namespaces and containers.
+mod places_namespaces;
+/// Whose processes may be tracked by whom.
+mod places_privileges;
 /// Targets under a seccomp filter.
 mod places_seccomp;
 /// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.

@@ -84,6 +84,14 @@ impl fmt::Display for Error {
                 write!(f, "{bytes} bytes at {address} cannot be written: {}", io_text(error))
             }
             Self::Unaligned(address) => write!(f, "a word at {address} is not aligned"),
+            // mmap and mremap fail so, where mlockall(MCL_FUTURE) is in force.
+            Self::RemoteSyscall {
+                name,
+                errno: Errno::EAGAIN,
+            } => write!(
+                f,
+                "{name} in the process failed: it locks what it maps, and may lock no more (RLIMIT_MEMLOCK)"
+            ),
             Self::RemoteSyscall { name, errno } => write!(f, "{name} in the process failed: {}", errno.desc()),
             Self::Ptrace { request, tid, errno } => {
                 write!(f, "ptrace {request} of thread {tid} failed: {}", errno.desc())

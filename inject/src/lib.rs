@@ -31,6 +31,6 @@ pub use linux::obstacle::Obstacle;
 pub use linux::originals::{Binding, Originals, binding, is_dynamic_linker};
 pub use linux::process::{Process, start_ticks, stat_field};
 pub use linux::seccomp::{Filtered, Passage};
-pub use linux::self_test::{mapped_files_can_be_opened, words_are_written_whole};
+pub use linux::self_test::{mapped_files_can_be_opened, read_only_pages_can_be_written, words_are_written_whole};
 pub use linux::slots::{Relocation, Slot, slots};
 pub use linux::surroundings::{CAP_SYS_ADMIN, CAP_SYS_PTRACE, Container, Surroundings};

@@ -21,6 +21,8 @@ pub enum Error {
     Write(WriteError),
     /// An aligned word written through `/proc/PID/mem` was seen half-written on this machine.
     TornWords,
+    /// The kernel was told to forbid what slots behind RELRO need.
+    ReadOnlyPages,
     /// A step with the region's memory.
     Memfd(&'static str, std::io::Error),
     /// The target closed the region's descriptor in the middle of the attach and opened something else there.
@@ -63,6 +65,10 @@ impl fmt::Display for Error {
             Self::Memfd(step, error) => write!(f, "the ring's memory cannot be {step}: {}", error_text(error)),
             Self::TornWords => f.write_str(
                 "this kernel does not write words of another process as a whole, so slots can't be changed safely",
+            ),
+            Self::ReadOnlyPages => f.write_str(
+                "this kernel forbids writing read-only pages of another process (proc_mem.force_override), where most \
+                 slots are",
             ),
             Self::ForeignDescriptor => f.write_str("it closed the ring's descriptor while it was being set up"),
             Self::Guardian(error) => write!(f, "the guardian process cannot be started: {}", error_text(error)),
@@ -124,6 +130,7 @@ impl Error {
             Self::NothingToHook => {
                 Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned())
             }
+            Self::ReadOnlyPages => Some("boot it with: proc_mem.force_override=always".to_owned()),
             Self::ForeignDescriptor | Self::BeingAttached => Some("try again in a moment".to_owned()),
             Self::Host(_, fixes) => fixes.first().cloned(),
             Self::TornWords | Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,

@@ -146,6 +146,9 @@ impl Examination {
         if !words.join().unwrap_or(false) {
             return Err(Error::TornWords);
         }
+        if !inject::read_only_pages_can_be_written() {
+            return Err(Error::ReadOnlyPages);
+        }
         Ok(Found::new("words are written as a whole"))
     }
 

@@ -170,6 +170,9 @@ fn writing() -> Finding {
     if !inject::words_are_written_whole() {
         return Err(Error::TornWords);
     }
+    if !inject::read_only_pages_can_be_written() {
+        return Err(Error::ReadOnlyPages);
+    }
     let Ok(time) = host::word_write_time() else {
         return Err(Error::TornWords);
     };

@@ -21,6 +21,10 @@ def limit(which, value):
     resource.setrlimit(which, (value, resource.getrlimit(which)[1]))
 
 
+def nothing():
+    pass
+
+
 def address_space(spare):
     limit(resource.RLIMIT_AS, size_bytes("VmSize") + int(spare))
 
@@ -42,11 +46,18 @@ def file_size():
     limit(resource.RLIMIT_FSIZE, 0)
 
 
-def locked(most=None):
-    """mlockall(MCL_CURRENT | MCL_FUTURE), perhaps up to a limit of so many bytes more."""
+def locked():
+    """mlockall(MCL_CURRENT | MCL_FUTURE)."""
     assert libc.mlockall(3) == 0, ctypes.get_errno()
-    if most is not None:
-        limit(resource.RLIMIT_MEMLOCK, size_bytes("VmLck") + int(most))
+
+
+def locked_later(most):
+    """mlockall(MCL_FUTURE), up to a limit, with memory for the work in hand."""
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    limit(resource.RLIMIT_MEMLOCK, int(most) if hard < 0 else min(int(most), hard))
+    libc.mallopt(-1, 1 << 30)
+    work()
+    assert libc.mlockall(2) == 0, ctypes.get_errno()
 
 
 def mappings(spare):
@@ -74,9 +85,13 @@ def not_dumpable():
     assert libc.prctl(4, 0, 0, 0, 0) == 0
 
 
+def work():
+    blocks = [bytearray(123456) for _ in range(50)]
+    del blocks
+
+
 globals()[sys.argv[1]](*sys.argv[2:])
 print("ready", flush=True)
 while os.read(0, 100):
-    blocks = [bytearray(123456) for _ in range(50)]
-    del blocks
+    work()
     os.write(1, b"done\n")

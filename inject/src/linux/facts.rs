@@ -280,3 +280,81 @@ fn is_hidden(pid: i32) -> bool {
     use nix::sys::signal::kill;
     pid > 0 && kill(nix::unistd::Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ordinary process of the same user that may not be traced, seen by somebody with these capabilities.
+    fn refused(effective_capabilities: u64) -> Facts {
+        Facts {
+            exists: true,
+            state: Some('S'),
+            thread_states: vec!['S'],
+            uids: vec![1000; 4],
+            gids: vec![1000; 4],
+            is_dumpable: Some(true),
+            same_user_namespace: true,
+            open_error: Some(libc::EACCES),
+            surroundings: Surroundings {
+                uid: 1000,
+                gid: 1000,
+                effective_capabilities,
+                has_proc: true,
+                ..Surroundings::default()
+            },
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn yama_is_named_where_it_is_the_cause() {
+        let scope_of = |scope, capabilities| {
+            let facts = Facts {
+                yama_scope: Some(scope),
+                ..refused(capabilities)
+            };
+            match facts.obstacle() {
+                Some(Obstacle::Yama { scope, .. }) => Some(scope),
+                Some(Obstacle::Refused { .. }) => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(
+            [0, 1, 2, 3].map(|scope| scope_of(scope, 0)),
+            [None, Some(1), Some(2), Some(3)]
+        );
+        // With CAP_SYS_PTRACE only the last scope refuses.
+        assert_eq!(
+            [0, 1, 2, 3].map(|scope| scope_of(scope, CAP_SYS_PTRACE)),
+            [None, None, None, Some(3)]
+        );
+    }
+
+    #[test]
+    fn each_refusal_has_its_own_cause() {
+        let obstacle = |capabilities, change: fn(&mut Facts)| {
+            let mut facts = refused(capabilities);
+            change(&mut facts);
+            facts.obstacle().expect("it is refused")
+        };
+        let other_user = obstacle(0, |facts| facts.uids = vec![7; 4]);
+        assert!(
+            matches!(other_user, Obstacle::OtherUser { uid: 7, .. }),
+            "{other_user:?}"
+        );
+        let more = obstacle(0, |facts| facts.permitted_capabilities = 4);
+        assert!(matches!(more, Obstacle::MoreCapable { .. }), "{more:?}");
+        let not_dumpable = obstacle(0, |facts| facts.is_dumpable = Some(false));
+        assert!(matches!(not_dumpable, Obstacle::NotDumpable { .. }), "{not_dumpable:?}");
+        let namespace = obstacle(CAP_SYS_PTRACE, |facts| facts.same_user_namespace = false);
+        assert_eq!(namespace, Obstacle::UserNamespace);
+        let strict = obstacle(0, |facts| {
+            facts.open_error = None;
+            facts.passage = Some(Err(Filtered::Strict));
+        });
+        assert_eq!(strict, Obstacle::Seccomp(Filtered::Strict));
+        let no_proc = obstacle(0, |facts| (facts.exists, facts.surroundings.has_proc) = (false, false));
+        assert_eq!(no_proc, Obstacle::NoProc);
+    }
+}

@@ -222,7 +222,12 @@ fn calls_of_an_attach_pass() -> bool {
             let first = map(std::ptr::null_mut(), libc::PROT_READ, private, -1)?;
             let executable = map(first, code, private | libc::MAP_FIXED, -1)?;
             let advised = libc::madvise(executable, BYTES, libc::MADV_WIPEONFORK) == 0;
-            let descriptor = libc::memfd_create(c"memray".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+            // The system may insist on the second (vm.memfd_noexec), an older kernel may not know it.
+            let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+            let mut descriptor = libc::memfd_create(c"memray".as_ptr(), flags | libc::MFD_NOEXEC_SEAL);
+            if descriptor < 0 && Errno::last() == Errno::EINVAL {
+                descriptor = libc::memfd_create(c"memray".as_ptr(), flags);
+            }
             if descriptor < 0 || libc::ftruncate(descriptor, BYTES as i64) != 0 {
                 return None;
             }

@@ -38,6 +38,25 @@ pub fn words_are_written_whole() -> bool {
     })
 }
 
+/// Whether pages that their process may not write can be written from outside, as slots behind RELRO and text are.
+/// Linux 6.12 and later can be told to forbid that (`proc_mem.force_override`).
+pub fn read_only_pages_can_be_written() -> bool {
+    const BYTES: usize = 4096;
+    let Ok(mem) = File::options().write(true).open("/proc/self/mem") else {
+        return false;
+    };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping wherever the kernel likes.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), BYTES, libc::PROT_READ, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return false;
+    }
+    let is_written = matches!(mem.write_at(&[1], address as u64), Ok(1));
+    // SAFETY: the mapping from above, to which nothing refers.
+    unsafe { libc::munmap(address, BYTES) };
+    is_written
+}
+
 /// Whether this process may open mappings by `/proc/PID/map_files`, tried on shared memory of its own. It takes
 /// CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE outside of user namespaces.
 pub fn mapped_files_can_be_opened() -> bool {
@@ -62,5 +81,10 @@ mod tests {
     #[test]
     fn words_are_written_whole_here() {
         assert!(super::words_are_written_whole());
+    }
+
+    #[test]
+    fn read_only_pages_can_be_written_here() {
+        assert!(super::read_only_pages_can_be_written());
     }
 }
