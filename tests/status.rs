@@ -323,8 +323,10 @@ fn hostile_control_files() {
 fn no_such_process() {
     let mut child = std::process::Command::new("true").spawn().expect("start true");
     child.wait().expect("wait for true");
-    Tool::new(&["status", &child.id().to_string()])
-        .run()
-        .assert_refusal()
-        .assert_says("there is no process");
+    let pid = child.id().to_string();
+    let output = Tool::new(&["status", &pid]).run();
+    output.assert_refusal().assert_says("there is no process");
+    let output = Tool::new(&["status", &pid, "--json"]).run();
+    output.assert_code(1).assert_says("there is no process");
+    assert_eq!(sessions(&output), [] as [Value; 0]);
 }

@@ -12,44 +12,45 @@ use std::process::ExitCode;
 /// Version of the JSON: changes only when a field changes its meaning.
 const SCHEMA: u32 = 1;
 
-/// Exit status: 0 if attach would work, else 1.
-pub fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let has_repaired = match args.pid {
-        Some(pid) if args.repair => session::repair_left_overs(pid)
-            .map_err(|error| Failure::new(format!("cannot repair {pid}: {error}"), error.fix()))?,
-        _ => false,
+/// Exit status: 0 if attach would work, else 1; also 1 if what was to be repaired could not be.
+pub fn doctor(args: &DoctorArgs) -> ExitCode {
+    let repair = match args.pid {
+        Some(pid) if args.repair => session::repair_left_overs(pid),
+        _ => Ok(false),
     };
+    if let (Some(pid), Err(error)) = (args.pid, &repair) {
+        Failure::new(format!("cannot repair {pid}: {error}"), error.fix()).print();
+    }
     let diagnosis = match args.pid {
         Some(pid) => session::diagnose(pid),
         None => session::diagnose_host(),
     };
     if args.json {
-        let text = serde_json::to_string_pretty(&object(args, &diagnosis, has_repaired)).unwrap_or_default();
+        let text = serde_json::to_string_pretty(&object(args, &diagnosis, &repair)).unwrap_or_default();
         print(format!("{text}\n").as_bytes());
     } else {
-        print(&text(args, &diagnosis, has_repaired)?);
+        print(&text(args, &diagnosis, &repair));
     }
-    Ok(ExitCode::from(u8::from(diagnosis.obstacle().is_some())))
+    ExitCode::from(u8::from(diagnosis.obstacle().is_some() || repair.is_err()))
 }
 
-fn text(args: &DoctorArgs, diagnosis: &Diagnosis, has_repaired: bool) -> Result<Vec<u8>, Failure> {
+fn text(args: &DoctorArgs, diagnosis: &Diagnosis, repair: &Result<bool, session::Error>) -> Vec<u8> {
     let mut out = Vec::new();
     // Where an obstacle hides what there is, the list says so.
     let is_seen = diagnosis
         .checks
         .iter()
         .any(|check| check.name == "session" && !matches!(check.result, Ok(None)));
-    if let Some(pid) = args.pid.filter(|_| args.repair && is_seen) {
-        let what = if has_repaired {
-            "cleaned up what a killed memray or a tracked parent had left in"
-        } else {
-            "nothing to repair in"
+    if let (Some(pid), Ok(has_repaired), true) = (args.pid, repair, args.repair && is_seen) {
+        let what = match has_repaired {
+            true => "cleaned up what a killed memray or a tracked parent had left in",
+            false => "nothing to repair in",
         };
         out.extend(format!("{what} {pid}\n").into_bytes());
     }
     let lines: Vec<Line> = diagnosis.checks.iter().map(line).collect();
-    report::checklist(&lines, ui::width(), ui::use_color(), &mut out)
-        .map_err(|error| Failure::new(format!("cannot print: {error}"), None))?;
+    // A vector takes everything.
+    let _ = report::checklist(&lines, ui::width(), ui::use_color(), &mut out);
     let is_good = diagnosis.obstacle().is_none();
     let verdict = match args.pid {
         Some(pid) if is_good => format!("attach would work: memray attach {pid}"),
@@ -58,7 +59,7 @@ fn text(args: &DoctorArgs, diagnosis: &Diagnosis, has_repaired: bool) -> Result<
         None => "attach cannot work on this machine".to_owned(),
     };
     out.extend(format!("{verdict}\n").into_bytes());
-    Ok(out)
+    out
 }
 
 fn line(check: &Check) -> Line {
@@ -85,7 +86,7 @@ fn line(check: &Check) -> Line {
     }
 }
 
-fn object(args: &DoctorArgs, diagnosis: &Diagnosis, has_repaired: bool) -> Value {
+fn object(args: &DoctorArgs, diagnosis: &Diagnosis, repair: &Result<bool, session::Error>) -> Value {
     let checks: Vec<Value> = diagnosis.checks.iter().map(check_object).collect();
     let obstacle = diagnosis.checks.iter().find_map(|check| {
         let error = check.result.as_ref().err()?;
@@ -96,10 +97,16 @@ fn object(args: &DoctorArgs, diagnosis: &Diagnosis, has_repaired: bool) -> Value
         "version": env!("CARGO_PKG_VERSION"),
         "pid": args.pid,
         "would_attach": obstacle.is_none(),
-        "has_repaired": has_repaired,
+        "has_repaired": matches!(repair, Ok(true)),
+        "repair_error": repair.as_ref().err().map(error_object),
         "obstacle": obstacle,
         "checks": checks,
     })
+}
+
+/// What is in the way, and what helps.
+pub fn error_object(error: &session::Error) -> Value {
+    json!({"what": error.to_string(), "fix": error.fix()})
 }
 
 fn check_object(check: &Check) -> Value {

@@ -180,7 +180,7 @@ pub fn run() -> ExitCode {
     let outcome = match cli.command {
         Command::Attach(args) => done(attach::attach(args)),
         Command::Detach(args) => done(attach::detach(&args)),
-        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Doctor(args) => Ok(doctor::doctor(&args)),
         Command::Status(args) => status::status(&args),
         Command::Summary(args) => done(reports::summary(&args)),
         Command::Parse(args) => done(reports::parse(&args)),

@@ -1,6 +1,7 @@
 //! `memray status`: the sessions that there are.
 
 use super::StatusArgs;
+use super::doctor::error_object;
 use super::failure::Failure;
 use super::say::print;
 use crate::report::{self, Line, Mark, visible};
@@ -13,33 +14,40 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Version of the JSON: changes only when a field changes its meaning.
 const SCHEMA: u32 = 1;
 
-/// Exit status: 1 for a process without a session, else 0.
+/// Exit status: 1 for a process without a session, or of which none can be told; else 0.
 pub fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
-    let listed = session::sessions(args.pid).map_err(|error| {
+    let sessions = session::sessions(args.pid);
+    if args.json {
+        let listed: Vec<Value> = sessions.as_deref().unwrap_or_default().iter().map(object).collect();
+        let is_missing = sessions.is_err() || (args.pid.is_some() && listed.is_empty());
+        let obstacle = sessions.as_ref().err().map(error_object);
+        let object = json!({
+            "schema": SCHEMA,
+            "version": env!("CARGO_PKG_VERSION"),
+            "sessions": listed,
+            "obstacle": obstacle,
+        });
+        let text = serde_json::to_string_pretty(&object).unwrap_or_default();
+        print(format!("{text}\n").as_bytes());
+        return Ok(ExitCode::from(u8::from(is_missing)));
+    }
+    let listed = sessions.map_err(|error| {
         let of = args.pid.map_or(String::new(), |pid| format!(" of {pid}"));
         Failure::new(format!("cannot tell the status{of}: {error}"), error.fix())
     })?;
-    let is_missing = args.pid.is_some() && listed.is_empty();
-    if args.json {
-        let sessions: Vec<Value> = listed.iter().map(object).collect();
-        let object = json!({"schema": SCHEMA, "version": env!("CARGO_PKG_VERSION"), "sessions": sessions});
-        let text = serde_json::to_string_pretty(&object).unwrap_or_default();
-        print(format!("{text}\n").as_bytes());
-    } else if let Some(pid) = args.pid.filter(|_| is_missing) {
-        let error = session::Error::NoSession;
-        return Err(Failure::new(
-            format!("no session on {pid}: {error}"),
-            Some(format!("memray attach {pid}")),
-        ));
-    } else if listed.is_empty() {
-        print(b"no sessions\n");
-    } else {
-        print(&text(&listed)?);
+    match args.pid {
+        Some(pid) if listed.is_empty() => {
+            let error = session::Error::NoSession;
+            let fix = format!("memray attach {pid}");
+            return Err(Failure::new(format!("no session on {pid}: {error}"), Some(fix)));
+        }
+        None if listed.is_empty() => print(b"no sessions\n"),
+        _ => print(&text(&listed)),
     }
-    Ok(ExitCode::from(u8::from(is_missing)))
+    Ok(ExitCode::SUCCESS)
 }
 
-fn text(listed: &[Listed]) -> Result<Vec<u8>, Failure> {
+fn text(listed: &[Listed]) -> Vec<u8> {
     let mut out = Vec::new();
     for (number, session) in listed.iter().enumerate() {
         if number > 0 {
@@ -48,10 +56,10 @@ fn text(listed: &[Listed]) -> Result<Vec<u8>, Failure> {
         let name = visible(&session.target_name);
         out.extend(format!("{} {name}", session.target_pid).trim_end().as_bytes());
         out.push(b'\n');
-        report::checklist(&lines(session), ui::width(), ui::use_color(), &mut out)
-            .map_err(|error| Failure::new(format!("cannot print: {error}"), None))?;
+        // A vector takes everything.
+        let _ = report::checklist(&lines(session), ui::width(), ui::use_color(), &mut out);
     }
-    Ok(out)
+    out
 }
 
 fn lines(session: &Listed) -> Vec<Line> {

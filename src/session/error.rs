@@ -3,6 +3,7 @@
 use super::headroom::Shortage;
 use super::landing::Owner;
 use super::output::{OutputError, error_text};
+use super::target;
 use crate::capture::WriteError;
 use crate::python;
 use std::fmt;
@@ -124,6 +125,9 @@ impl Error {
             Self::Write(error) => error.fix(),
             Self::Memfd(..) => Some("try again; -v shows the steps".to_owned()),
             Self::Guardian(_) => Some("check the limit of processes: ulimit -u".to_owned()),
+            Self::Busy { owner, .. } if owner.pid_namespace != target::own_pid_namespace() => {
+                Some("run memray detach in the container where it was attached".to_owned())
+            }
             Self::Busy { pid, .. } => Some(format!("memray detach {pid}")),
             Self::ForeignOwner(_, name) => Some(format!("run memray detach as {name} or as root")),
             Self::ElsewhereOwned(_) => Some("run memray detach in the container where it was attached".to_owned()),

@@ -124,8 +124,12 @@ impl Obstacle {
             Self::Uninterruptible => one("try again when its disk or network file system answers"),
             Self::Seccomp(_) => {
                 let by = Surroundings::look();
-                let beside = by.container.is_some().then(|| debug_command(&by, "sysadmin"));
-                let beside = beside.map(|command| format!("Kubernetes, from outside: {command}"));
+                let beside = match by.container {
+                    Some(Container::Kubernetes { .. }) => Some("from outside"),
+                    Some(Container::Other) => Some("Kubernetes, from outside"),
+                    _ => None,
+                };
+                let beside = beside.map(|place| format!("{place}: {}", debug_command(&by, "sysadmin")));
                 [Filtered::FIX.to_owned()].into_iter().chain(beside).collect()
             }
             Self::UserNamespace => one("run memray as root outside of containers, or inside the same one"),
