@@ -1,6 +1,8 @@
 //! The tool killed at a sample of its calls that touch a target; `scripts/kill_points` does all of them.
 
-use crate::support::{Interpreter, Tool, interpreters, process, root, skip, tool};
+use crate::support::snapshot::{Mapping, Snapshot};
+use crate::support::{Interpreter, Target, Tool, eventually, interpreters, native, process, root, skip, tool};
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
 #[test]
@@ -32,4 +34,48 @@ fn kill(python: &Interpreter) {
         .assert_says("fresh: ")
         .assert_says("used before: ")
         .assert_says("\n0 points were bad");
+}
+
+/// The tool dies with a call of its own ahead of a thread that SIGSTOP keeps from making it. The repair comes before
+/// the thread goes on, and what was put in order stays so.
+#[test]
+fn a_call_that_is_still_to_be_made_is_not_made_after_the_repair() {
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    let Some(library) = native::library("die_before_syscall.c", &["-ldl"]) else {
+        return;
+    };
+    for step in ["1", "2", "3"] {
+        let mut target = Target::spawn(&python, "quiet.py", &[]);
+        let pid = target.pid_text();
+        let capture = target.dir.file("capture.bin");
+        let attach = ["attach", &pid, "-q", "-f", "-o", &capture];
+        // The first attach leaves a landing, so that the second one's first call maps the ring.
+        Tool::new(&attach).succeed();
+        Tool::new(&["detach", &pid]).succeed();
+        let before = Snapshot::take(target.pid());
+        target.signal(Signal::SIGSTOP);
+        let is_stopped = || process::stat_field(target.pid(), 3).is_some_and(|state| state == "T");
+        eventually("the target is stopped", Duration::from_secs(20), || {
+            is_stopped().then_some(())
+        });
+        let killed = Tool::new(&attach)
+            .env("LD_PRELOAD", &library)
+            .env("DIE_BEFORE", step)
+            .run();
+        assert_ne!(killed.status.code(), Some(0), "it was to die: {}", killed.describe());
+        // Whether the guardian has been faster or not.
+        Tool::new(&["detach", &pid]).run();
+        assert!(is_stopped(), "the repair has continued it");
+        target.signal(Signal::SIGCONT);
+        target.ask("go", "done");
+        target.assert_free();
+        let after = Snapshot::take(target.pid());
+        before.assert_same_but_maps(&after);
+        let (added, _) = before.maps_changed(&after);
+        let is_programs_own = |map: &Mapping| map.is_anonymous() || map.path == "[heap]";
+        assert!(added.iter().all(is_programs_own), "step {step}: {added:#?}");
+        assert!(target.finish().success());
+    }
 }

@@ -19,6 +19,7 @@ mod linux;
 
 pub use address::RemoteAddr;
 pub use error::Error;
+pub use linux::abandoned::send_abandoned_threads_home;
 pub use linux::borrow::{BorrowError, BorrowOptions, Borrowed, Pause, with_borrowed_thread};
 pub use linux::facts::{Facts, Topic, facts, yama_scope};
 pub use linux::gadgets::can_make_calls;

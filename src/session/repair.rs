@@ -133,6 +133,9 @@ pub fn after_death(process: &Process, tool_pid: i32, tool_start_ticks: u64) {
 fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<(), Error> {
     landing.set_flag(process, false)?;
     std::thread::sleep(IN_FLIGHT);
+    // A call that the dead tool gave to a thread must not come after what is done here.
+    inject::send_abandoned_threads_home(process, maps)?;
+    let maps = &process.maps()?;
     let wreck = Wreck::of(process, maps, landing);
     if wreck.is_mapped && threads_are_busy(process, landing.header.journal + JOURNAL_BYTES) {
         landing.taint_reservation(process)?;

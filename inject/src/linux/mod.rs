@@ -1,5 +1,6 @@
 //! Linux.
 
+pub mod abandoned;
 pub mod borrow;
 mod candidates;
 pub mod facts;
