@@ -233,6 +233,11 @@ fn owners() {
     let own = sessions(&stranger.tool(&["status", "--json"]).succeed());
     assert_eq!(own.len(), 1, "{own:?}");
     assert_eq!(own[0]["owner_uid"], stranger.uid);
+    // Even after somebody cleaned up.
+    std::fs::remove_dir_all(stranger.control_directory()).expect("remove its directory");
+    eventually("it is listed again", SOON, || {
+        (sessions(&stranger.tool(&["status", "--json"]).succeed()).len() == 1).then_some(())
+    });
     let directory = std::fs::metadata(stranger.control_directory()).expect("its directory");
     assert_eq!(directory.permissions().mode() & 0o7777, 0o700);
     let seen_by_root = listed(target.pid()).expect("root sees it");

@@ -79,32 +79,42 @@ pub fn sessions(process: &Process, landings: &[Landing]) -> Result<Option<Found>
     let fix = Some(format!(
         "memray detach {pid} (attach does the same, and memray doctor {pid} --repair)"
     ));
-    let mut left_over_bytes = 0;
-    for landing in landings {
-        match repair::claim(process, landing) {
-            Some(Claim::Live(owner)) => return Err(repair::busy(process, owner)),
-            Some(Claim::Dead(owner)) => {
-                let text = format!(
-                    "none; a memray that was killed (pid {}) left its marks, and its capture up to then is {}",
-                    owner.pid,
-                    owner.path.display()
-                );
-                return Ok(Found::less(text, fix));
-            }
-            Some(Claim::Inherited(_)) => {
-                let text = "none; it inherited the marks of a session from its parent";
-                return Ok(Found::less(text, fix));
-            }
-            None => left_over_bytes += landing.header.landing_bytes + landing.header.reservation_bytes,
+    let claims: Vec<_> = landings.iter().map(|landing| repair::claim(process, landing)).collect();
+    // Attach repairs the dead ones and refuses for one that lives, in whatever order they are found.
+    if let Some(Claim::Live(owner)) = claims.iter().flatten().find(|claim| matches!(claim, Claim::Live(_))) {
+        return Err(repair::busy(process, owner.clone()));
+    }
+    match claims.into_iter().flatten().next() {
+        Some(Claim::Inherited(_)) => {
+            let text = "none; it inherited the marks of a session from its parent";
+            Ok(Found::less(text, fix))
+        }
+        Some(Claim::Dead(owner) | Claim::Live(owner)) => {
+            let text = format!(
+                "none; a memray that was killed (pid {}) left its marks, and its capture up to then is {}",
+                owner.pid,
+                owner.path.display()
+            );
+            Ok(Found::less(text, fix))
+        }
+        None => {
+            let bytes = |landing: &Landing| {
+                landing
+                    .header
+                    .landing_bytes
+                    .saturating_add(landing.header.reservation_bytes)
+            };
+            let left_over_bytes = landings.iter().map(bytes).fold(0, u64::saturating_add);
+            let used_again = if left_over_bytes > 0 {
+                "; what an earlier one left is used again"
+            } else {
+                ""
+            };
+            Ok(Some(Found {
+                text: format!("none{used_again}"),
+                facts: vec![("left_over_bytes", left_over_bytes)],
+                ..Found::default()
+            }))
         }
     }
-    Ok(Some(Found {
-        text: if left_over_bytes > 0 {
-            "none; what an earlier one left is used again".to_owned()
-        } else {
-            "none".to_owned()
-        },
-        facts: vec![("left_over_bytes", left_over_bytes)],
-        ..Found::default()
-    }))
 }

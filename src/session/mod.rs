@@ -142,12 +142,17 @@ impl Session {
         }
     }
 
-    /// Says once a second how it goes. A full disk does not end a window whose capture is elsewhere.
+    /// Says once a second how it goes. A full disk does not end a window whose capture is elsewhere, and a directory
+    /// that somebody cleaned away is made again.
     fn tell_others(&mut self) {
         let record = self.record();
-        match &self.control {
-            Some(control) => drop(control.update(&record)),
-            None => self.control = ControlFile::create(&record).ok(),
+        let is_told = self
+            .control
+            .as_ref()
+            .is_some_and(|control| control.update(&record).is_ok());
+        if !is_told {
+            self.control = None;
+            self.control = ControlFile::create(&record).ok();
         }
     }
 
