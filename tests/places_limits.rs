@@ -2,8 +2,9 @@
 //! raises it.
 
 use crate::support::snapshot::{Mapping, Snapshot};
-use crate::support::{Interpreter, Target, Tool, interpreters, process, skip, skip_optional};
+use crate::support::{Dir, Interpreter, Target, Tool, interpreters, process, skip, skip_optional, test_file};
 use std::path::PathBuf;
+use std::process::Command;
 
 /// More than journal and ring together, plus what is kept for the target.
 const ENOUGH: &str = "40000000";
@@ -105,6 +106,48 @@ fn data() {
         return;
     };
     refused(&mut target, "RLIMIT_DATA", "prlimit --pid");
+    finish(target);
+}
+
+/// At the end of the window another tracer has the target, so that nothing can be mapped in the ring's place. It
+/// stays, once and empty: the next session has it.
+#[test]
+fn a_ring_that_could_not_be_withdrawn_is_used_again() {
+    let Some(python) = interpreter() else { return };
+    let Some(mut target) = limited(&["nothing"]) else {
+        return;
+    };
+    target.ask("go", "done");
+    let before = Snapshot::take(target.pid());
+    let pid = target.pid_text();
+    let capture = target.dir.file("capture.bin");
+    let shared_bytes = |target: &Target| -> u64 {
+        let maps = Snapshot::take(target.pid()).maps;
+        let shared = maps
+            .iter()
+            .filter(|map| map.permissions.ends_with('s') && map.bytes() > 1 << 20);
+        shared.map(Mapping::bytes).sum()
+    };
+    Tool::new(&["attach", &pid, "-f", "-q", "-o", &capture]).succeed();
+    let mut command = Command::new(&python.path);
+    command.arg(test_file("targets/tracer.py")).arg(&pid);
+    let tracer = Target::start(Dir::new(), command);
+    Tool::new(&["detach", &pid]).succeed();
+    assert!(tracer.finish().success());
+    target.assert_free();
+    assert!(shared_bytes(&target) > 0, "it was withdrawn");
+    before.assert_same_but_maps(&Snapshot::take(target.pid()));
+    for _ in 0..2 {
+        works(&mut target);
+        assert_eq!(shared_bytes(&target), 0);
+    }
+    let (added, _) = before.maps_changed(&Snapshot::take(target.pid()));
+    let added_bytes: u64 = added
+        .iter()
+        .filter(|map| map.path != "[heap]")
+        .map(Mapping::bytes)
+        .sum();
+    assert!(added_bytes <= LEFT_BYTES_MAX, "{added:#?}");
     finish(target);
 }
 

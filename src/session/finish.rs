@@ -136,8 +136,7 @@ impl Session {
                     .extend(pause.disturbance.map(|disturbance| disturbance.to_string()));
             }
             Err(error) => self.warnings.push(format!(
-                "the ring stays mapped in the target, switched off: {error}; `memray detach {}` tries again",
-                self.process.pid()
+                "the ring stays mapped in the target, switched off and empty: {error}; the next attach uses it again"
             )),
         }
         self.landing.header.landing_bytes + JOURNAL_BYTES + region_bytes(RING_SLOTS)

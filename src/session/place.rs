@@ -263,9 +263,19 @@ pub fn write_image(process: &Process, image: &Image, landing: &Landing) -> Resul
 fn reusable_reservation(landing: &Landing, maps: &[Mapping], wanted_bytes: u64) -> Option<u64> {
     let header = &landing.header;
     let (start, end) = (header.journal, header.journal.checked_add(header.reservation_bytes)?);
-    let intact = maps
-        .iter()
-        .any(|map| map.start <= start && end <= map.end && map.is_anonymous() && map.is_writable());
+    let region = start.checked_add(JOURNAL_BYTES)?;
+    let mut covered = start;
+    for map in maps.iter().filter(|map| map.start < end && start < map.end) {
+        // A ring that could not be withdrawn lies there still, without pages: the next one replaces it. The journal
+        // is read-only then, which is as good: only the tool writes it.
+        let is_ring = ring_memory::is_shared(map) && map.start == region;
+        let is_fit = is_ring || (map.is_anonymous() && (map.is_writable() || map.end <= region));
+        if map.start > covered || !is_fit {
+            return None;
+        }
+        covered = map.end;
+    }
+    let intact = covered >= end;
     (start != 0 && header.reservation_tainted == 0 && header.reservation_bytes == wanted_bytes && intact)
         .then_some(start)
 }

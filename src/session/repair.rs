@@ -5,7 +5,7 @@ use super::landing::{Landing, Owner};
 use super::lock::AttachLock;
 use super::place::Wreck;
 use super::{control, target};
-use inject::{Mapping, Process, RemoteAddr};
+use inject::{Mapping, Process, RemoteAddr, Topic};
 use std::time::{Duration, Instant};
 use wire::landing::JOURNAL_BYTES;
 use wire::region::{RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry};
@@ -82,7 +82,9 @@ pub fn busy(process: &Process, owner: Owner) -> Error {
 /// Ends the window on a process, from anywhere. Returns what to tell the user.
 pub fn detach(pid: i32) -> Result<String, Error> {
     let facts = inject::facts(pid);
-    if let Some(obstacle) = facts.obstacle() {
+    // Not for what only forbids borrowing a thread: the collector is asked to end, and does what it still can.
+    let mut topics = [Topic::Process, Topic::Permission].into_iter();
+    if let Some(obstacle) = topics.find_map(|topic| facts.obstacle_of(topic)) {
         return Err(Error::Obstacle(obstacle));
     }
     let process = Process::open(pid)?;

@@ -5,7 +5,7 @@
 //! the tool dies. It needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE. Else: a memfd, opened through `/proc/PID/fd`.
 
 use super::error::Error;
-use inject::{Borrowed, Process, RemoteAddr};
+use inject::{Borrowed, Mapping, Process, RemoteAddr};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use std::fs::{File, Metadata};
@@ -13,6 +13,9 @@ use std::os::unix::fs::MetadataExt;
 
 /// What /proc calls the memfd.
 const MEMFD_LINK: &str = "/memfd:memray";
+
+/// What /proc calls shared anonymous memory.
+const SHARED_ANONYMOUS_LINK: &str = "/dev/zero";
 
 const NO_ACCESS: u64 = libc::PROT_NONE as u64;
 const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
@@ -216,6 +219,11 @@ pub fn close_left_open(
         thread.close(number)?;
     }
     Ok(())
+}
+
+/// Whether a mapping is of the kind that [`map_shared`] makes.
+pub fn is_shared(map: &Mapping) -> bool {
+    !map.is_private() && (map.path.starts_with(MEMFD_LINK) || map.path.starts_with(SHARED_ANONYMOUS_LINK))
 }
 
 fn is_memfd(process: &Process, thread: &Borrowed, number: i32) -> bool {
