@@ -200,15 +200,15 @@ mod tests {
                 &["from outside: kubectl debug -it POD --image=IMAGE --target=CONTAINER --profile=general"],
             ),
         ];
-        let wanted = "\
-  ok    process  python3, of nobody
-  NO    ptrace   ptrace is refused; the process belongs to
-                 another user (uid 1000)
-                 fix: from outside: kubectl debug -it \\
-                      POD --image=IMAGE \\
-                      --target=CONTAINER --profile=general
-";
-        assert_eq!(text(&lines, 60), wanted);
+        let wanted = [
+            "  ok    process  python3, of nobody",
+            "  NO    ptrace   ptrace is refused; the process belongs to",
+            "                 another user (uid 1000)",
+            "                 fix: from outside: kubectl debug -it POD \\",
+            "                      --image=IMAGE --target=CONTAINER \\",
+            "                      --profile=general",
+        ];
+        assert_eq!(text(&lines, 60).lines().collect::<Vec<_>>(), wanted);
         for width in 1..120 {
             let text = text(&lines, width);
             let longest = text.lines().map(columns_of).max().unwrap_or(0);
