@@ -279,6 +279,30 @@ fn podman_as_it_is() {
     in_a_container("plain", &["--memory=256m", "--pids-limit=100"]);
 }
 
+/// The container's init is root's, the program and memray are not.
+#[test]
+fn podman_with_roots_init() {
+    let Some(mut container) = Container::start("init", &[]) else {
+        return;
+    };
+    let podman = podman(&container.lab);
+    let mut all: Vec<&str> = podman
+        .get_args()
+        .map(|argument| argument.to_str().expect("UTF-8"))
+        .collect();
+    let script = std::fs::read_to_string(test_file("targets/seccomp.py")).expect("read the script");
+    let write = format!("cat >/tmp/seccomp.py <<'END'\n{script}\nEND\n");
+    let run = "exec python3.13 /tmp/seccomp.py none + /memray /tmp/capture.bin";
+    let both = format!("{write}{run}");
+    all.extend(["exec", "--user", "1234:1234", &container.name, "sh", "-c", &both]);
+    Tool::program("podman".into(), &all).succeed();
+    let records = container.memray(&["parse", "/tmp/capture.bin"]).succeed();
+    let found = records.stdout.lines().filter(|line| line.contains(" size=123457 "));
+    assert_eq!(found.count(), 50, "{}", records.describe());
+    container.target.ask("go", "done");
+    assert!(container.target.finish().success());
+}
+
 #[test]
 fn podman_read_only_as_a_user() {
     in_a_container("user", &["--read-only", "--user", "1234:1234"]);

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-const KINDS: [&str; 5] = ["none", "kill", "errno", "allow_list", "strict"];
+const KINDS: [&str; 6] = ["none", "kill", "errno", "no_new_code", "allow_list", "strict"];
 
 fn recorded(capture: &str) -> usize {
     let records = Tool::new(&["parse", capture]).succeed();
@@ -128,19 +128,34 @@ fn ordinary_user() {
 fn the_containers_own_filter() {
     let Some(nobody) = Nobody::new() else { return };
     let python = nobody.python.path.to_str().expect("UTF-8");
-    for (kind, says) in [("harmless", ""), ("errno", "forbids"), ("kill", "forbids")] {
-        let capture = nobody.dir.file(&format!("{kind}.bin"));
-        let mut all = vec!["--pid", "--fork", "--kill-child", "--mount-proc", "setpriv"];
-        all.extend(NOBODY);
-        all.extend([python, &nobody.script, kind, "+", &nobody.memray, &capture]);
-        let output = Tool::program("unshare".into(), &all)
-            .current_dir(nobody.dir.path())
-            .run();
-        if says.is_empty() {
-            output.assert_code(0);
-            assert_eq!(recorded(&capture), 50);
-        } else {
-            output.assert_refusal().assert_says(says);
+    for (kind, says) in [
+        ("harmless", ""),
+        ("no_new_code", ""),
+        ("errno", "forbids"),
+        ("kill", "forbids"),
+    ] {
+        // The init as the same user, and as root, of whom less is shown.
+        for init_is_root in [false, true] {
+            let capture = nobody.dir.file(&format!("{kind}-{init_is_root}.bin"));
+            let mut all = vec!["--pid", "--fork", "--kill-child", "--mount-proc"];
+            let command = [python, &nobody.script, kind, "+", &nobody.memray, &capture];
+            if init_is_root {
+                all.extend(command);
+            }
+            all.push("setpriv");
+            all.extend(NOBODY);
+            if !init_is_root {
+                all.extend(command);
+            }
+            let output = Tool::program("unshare".into(), &all)
+                .current_dir(nobody.dir.path())
+                .run();
+            if says.is_empty() {
+                output.assert_code(0);
+                assert_eq!(recorded(&capture), 50);
+            } else {
+                output.assert_refusal().assert_says(says);
+            }
         }
     }
 }

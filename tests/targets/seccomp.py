@@ -1,7 +1,8 @@
 """Puts itself under a seccomp filter, says `ready` and answers each line with `done` after fifty blocks.
 
 `seccomp.py [KIND]`: see the end. `seccomp.py KIND COMMAND…` executes a command under the filter instead.
-`seccomp.py KIND + MEMRAY CAPTURE` starts a target of its own, tracks it with MEMRAY, and ends with its status.
+`seccomp.py KIND + MEMRAY CAPTURE [PREFIX…]` starts a target of its own, tracks it with MEMRAY, and ends with its
+status; both with a prefix to their commands.
 """
 import ctypes
 import os
@@ -29,6 +30,26 @@ def install(steps):
 def one_call(action):
     """Everything is allowed but memfd_create."""
     install([(0x20, 0, 0, 0), (0x15, 0, 1, MEMFD_CREATE), (0x06, 0, 0, action), (0x06, 0, 0, ALLOW)])
+
+
+def no_new_code():
+    """systemd's MemoryDenyWriteExecute: no mapping writable and executable, nothing made executable later."""
+    mmap, mprotect, pkey_mprotect = 9, 10, 329
+    protection = 32  # The third argument.
+    install([
+        (0x20, 0, 0, 0),
+        (0x15, 2, 0, mprotect),
+        (0x15, 1, 0, pkey_mprotect),
+        (0x15, 3, 7, mmap),
+        (0x20, 0, 0, protection),
+        (0x54, 0, 0, 4),
+        (0x15, 3, 4, 4),
+        (0x20, 0, 0, protection),
+        (0x54, 0, 0, 6),
+        (0x15, 0, 1, 6),
+        (0x06, 0, 0, ERRNO_EPERM),
+        (0x06, 0, 0, ALLOW),
+    ])
 
 
 def allow_list():
@@ -60,21 +81,23 @@ KINDS = {
     "kill": lambda: one_call(KILL),
     "errno": lambda: one_call(ERRNO_EPERM),
     "harmless": lambda: one_call(ALLOW),
+    "no_new_code": no_new_code,
     "allow_list": allow_list,
     "strict": strict,
 }
 
 
-def session(memray, capture):
+def session(memray, capture, *prefix):
     """Plays the container's init, its service and somebody who tracks that."""
-    with subprocess.Popen([sys.executable, __file__, "none"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as target:
+    command = [*prefix, sys.executable, __file__, "none"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as target:
         assert target.stdout.readline() == b"ready\n"
-        status = subprocess.call([memray, "attach", str(target.pid), "-q", "-o", capture])
+        status = subprocess.call([*prefix, memray, "attach", str(target.pid), "-q", "-o", capture])
         target.stdin.write(b"go\n")
         target.stdin.flush()
         assert target.stdout.readline() == b"done\n"
         if status == 0:
-            status = subprocess.call([memray, "detach", str(target.pid)])
+            status = subprocess.call([*prefix, memray, "detach", str(target.pid)])
         target.stdin.close()
         assert target.wait() == 0
     return status

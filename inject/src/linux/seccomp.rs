@@ -102,7 +102,7 @@ pub fn passage(pid: i32, tid: i32) -> Result<Passage, Filtered> {
     let own = Filters::of("self");
     let theirs = Filters::of(&format!("{pid}/task/{tid}"));
     decide(theirs, own, Surroundings::look().is_admin(), || {
-        let is_containers = Filters::of("1") == theirs && lives_with_us(pid) && lives_with_us(1);
+        let is_containers = Filters::of("1") == theirs && lives_with_us(pid) && init_is_ours();
         (is_containers, *TRIED_OUT.get_or_init(try_out))
     })
 }
@@ -179,6 +179,18 @@ fn lives_with_us(pid: i32) -> bool {
         let link = |pid: &str| -> Option<PathBuf> { std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok() };
         link("self").is_some_and(|own| link(&pid.to_string()) == Some(own))
     })
+}
+
+/// Whether the first process is that of our container. The namespaces of another user's are not shown; its cgroup is,
+/// and each container has its own, also where several share their processes.
+fn init_is_ours() -> bool {
+    if std::fs::read_link("/proc/1/ns/mnt").is_ok() {
+        return lives_with_us(1);
+    }
+    let cgroup = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+    let shows_us = std::fs::read_link("/proc/self")
+        .is_ok_and(|link| link.to_str().and_then(|pid| pid.parse().ok()) == Some(std::process::id()));
+    shows_us && cgroup("self").is_some_and(|own| cgroup("1") == Some(own))
 }
 
 /// Makes the system calls of an attach in a child. False where one is forbidden, on pain of death or without.
