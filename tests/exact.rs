@@ -4,10 +4,9 @@
 //! reader. Sizes are used once, so a record with such a size can only be the one in the log.
 
 use crate::support::upstream::{Dump, MMAP, Record};
-use crate::support::{Dir, Interpreter, Target, Tool, skip, test_file, upstream};
+use crate::support::{Dir, Interpreter, Target, Tool, libraries, test_file, upstream};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 per_interpreter!(python_allocations, native_calls, deep_stacks, reused_code);
 
@@ -271,141 +270,13 @@ fn the_log_agrees_with_upstreams_tracker() {
     assert_nothing_wrong(&compare(&visible.iter().collect::<Vec<_>>(), &dump));
 }
 
-/// Compiles `native_calls.c` twice: with slots bound when first called, and with slots bound at load, read-only.
-fn compile(dir: &Dir) -> Option<(String, String)> {
-    let source = test_file("targets/native_calls.c");
-    let build = |name: &str, binding: &str| -> Option<String> {
-        let library = dir.file(name);
-        let mut command = Command::new("cc");
-        command.args([
-            "-O0",
-            "-fno-builtin",
-            "-w",
-            "-shared",
-            "-fPIC",
-            "-pthread",
-            binding,
-            "-o",
-            &library,
-        ]);
-        let output = command.arg(&source).output().ok()?;
-        assert!(
-            output.status.success(),
-            "cc: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Some(library)
-    };
-    let libraries = build("lazy.so", "-Wl,-z,lazy").zip(build("now.so", "-Wl,-z,now,-z,relro"));
-    if libraries.is_none() {
-        skip("no C compiler");
-    }
-    libraries
-}
-
+/// With slots bound when first called, and with slots bound at load, read-only.
 fn native_calls(python: &Interpreter) {
-    let Some(reader) = upstream::python() else { return };
-    let has_ctypes = Command::new(&python.path)
-        .args(["-c", "import ctypes"])
-        .output()
-        .expect("run the interpreter");
-    if !has_ctypes.status.success() {
-        return skip("this interpreter has no ctypes");
-    }
-    let dir = Dir::new();
-    let Some((lazy, now)) = compile(&dir) else { return };
-    let log_path = dir.file("log");
-    let mut target = Target::spawn_in(dir, python, "native_calls.py", &[&lazy, &now, &log_path]);
-    let capture = track(&mut target);
-
-    let dump = Dump::read(reader, &capture);
-    dump.assert_no_address_twice_alive();
-    assert_runs(&std::fs::read_to_string(&log_path).expect("the target's log"), &dump);
-}
-
-fn assert_runs(log: &str, dump: &Dump) {
-    let mut lines = log.lines().map(|line| line.split('\t').collect::<Vec<_>>()).peekable();
-    let mut runs = 0;
-    while let Some(line) = lines.next() {
-        let number = |text: &str| -> u64 { text.parse().expect("a number in the log") };
-        match line[0] {
-            "run" => {
-                let mut events = Vec::new();
-                while let Some(event) = lines.next_if(|next| next[0] == "event") {
-                    // The format drops an address' low three bits; a deallocation's size may be anything.
-                    events.push((number(event[1]), number(event[2]) & !7, number(event[3])));
-                }
-                assert!(events.len() > 60);
-                assert_run(line[1], number(line[3]), &events, dump);
-                runs += 1;
-            }
-            "threads" => assert_native_threads(number(line[1]), dump),
-            "forked" => {
-                let size = number(line[1]);
-                let found = dump.records.iter().filter(|record| record.size == size).count();
-                assert_eq!(found, 0, "what a forked child did was recorded");
-            }
-            _ => panic!("{line:?}"),
-        }
-    }
-    assert_eq!(runs, 7);
-}
-
-/// Between the two fences the thread's records are exactly the events.
-fn assert_run(name: &str, fence: u64, events: &[(u64, u64, u64)], dump: &Dump) {
-    let fences: Vec<usize> = (0..dump.records.len())
-        .filter(|&index| dump.records[index].size == fence)
-        .collect();
-    let [first, last] = fences[..] else {
-        panic!("{name}: {} fences of {fence} bytes", fences.len())
-    };
-    let tid = dump.records[first].tid;
-    let between = dump.records[first + 1..last].iter().filter(|record| record.tid == tid);
-    let found: Vec<_> = between
-        .map(|record| (record.allocator, record.address, record.size))
-        .collect();
-    for (index, event) in events.iter().enumerate() {
-        assert_eq!(
-            found.get(index),
-            Some(event),
-            "{name}: event {index} (allocator, address, size)"
-        );
-    }
-    assert_eq!(found.len(), events.len(), "{name}: more records than events");
-    let stack = &dump.records[first].stack;
-    assert!(
-        stack.starts_with("run\x1f") && stack.contains("native_calls.py\x1f"),
-        "{name}: {}",
-        show(stack)
-    );
-}
-
-/// Four threads without Python: 2,001 blocks each, all but one freed, no stack.
-fn assert_native_threads(size: u64, dump: &Dump) {
-    let mut tids = HashSet::new();
-    for thread in 0..4 {
-        let mine: Vec<&Record> = dump
-            .records
-            .iter()
-            .filter(|record| record.size == size + thread)
-            .collect();
-        assert_eq!(mine.len(), 2001, "blocks of native thread {thread}");
-        assert!(
-            mine.iter()
-                .all(|record| record.tid == mine[0].tid && record.stack.is_empty())
-        );
-        assert!(tids.insert(mine[0].tid), "native threads share an id");
-        let frees = dump
-            .records
-            .iter()
-            .filter(|record| record.allocator == 5 && record.tid == mine[0].tid)
-            .count();
-        assert!(frees >= 2000, "{frees} frees of native thread {thread}");
-    }
-    let (leaked_bytes, _) = dump.leaks.get("").copied().unwrap_or_default();
-    assert!(
-        leaked_bytes >= 4 * size,
-        "the native threads' last blocks are not leaked: {leaked_bytes}"
+    libraries::exact(
+        python,
+        libraries::lazy(),
+        libraries::now(),
+        libraries::Events::default(),
     );
 }
 

@@ -8,6 +8,8 @@
 #[macro_use]
 mod support;
 
+/// Every way in which a library may be bound to the allocation functions.
+mod bindings;
 /// What the command line says about itself, and its usage errors.
 mod command_line;
 /// 500 attaches and detaches while four threads allocate and check what they stored.
@@ -42,10 +44,14 @@ mod places_seccomp;
 mod refusals;
 /// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.
 mod reports;
+/// Whose function a slot stands for where there is more than one of a name.
+mod scopes;
 /// Threads on alternate, coroutine, small and full stacks: not a byte is changed that is not theirs.
 mod stacks;
 /// `status`: which sessions there are, whoever asks from wherever, and what became of them.
 mod status;
+/// Libraries that are unloaded while hooked.
+mod unloading;
 /// Native code blocked in each system call that waits: its result and its time are what they would have been.
 mod waits;
 /// How a window begins and ends.

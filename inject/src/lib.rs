@@ -6,8 +6,8 @@
 //! - [`Process`]: memory read and written through `/proc/PID/mem` while the process runs.
 //! - [`with_borrowed_thread`]: one thread makes system calls for us and goes on as if nothing had happened,
 //!   also if we die in the middle.
-//! - [`Module`], [`slots`], [`Originals`]: ELF images, their GOT slots, and the functions behind them, all read
-//!   from memory.
+//! - [`Module`], [`LinkMaps`], [`slots`], [`Originals`]: ELF images, the dynamic linker's list of them, their GOT
+//!   slots, and the functions behind them.
 //!
 //! Nothing here prints, and nothing calls a function of the process.
 //!
@@ -26,12 +26,14 @@ pub use linux::gadgets::can_make_calls;
 pub use linux::host;
 pub use linux::interrupted::Disturbance;
 pub use linux::limits::{Limits, MemoryCgroup, Room, has_locked_memory, limits, memory_cgroups};
+pub use linux::link_maps::LinkMaps;
 pub use linux::maps::Mapping;
-pub use linux::modules::{Module, Symbol, starts};
+pub use linux::modules::{Module, starts};
 pub use linux::obstacle::Obstacle;
-pub use linux::originals::{Binding, Originals, binding, is_dynamic_linker};
+pub use linux::originals::{Binding, Images, Originals, definitions, is_dynamic_linker};
 pub use linux::process::{Process, start_ticks, stat_field};
 pub use linux::seccomp::{Filtered, Passage};
 pub use linux::self_test::{mapped_files_can_be_opened, read_only_pages_can_be_written, words_are_written_whole};
 pub use linux::slots::{Relocation, Slot, slots};
 pub use linux::surroundings::{CAP_SYS_ADMIN, CAP_SYS_PTRACE, Container, Surroundings};
+pub use linux::symbols::Symbol;

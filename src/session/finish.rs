@@ -121,7 +121,7 @@ impl Session {
         let ring_bytes = region_bytes(RING_SLOTS) - RING_OFFSET;
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let _ = fallocate(&self.ring_memory, flags, RING_OFFSET as i64, ring_bytes as i64);
-        if let Err(error) = restore_slots(&self.process, &mut self.landing) {
+        if let Err(error) = self.restore_slots() {
             self.warnings.push(format!("not every slot could be put back: {error}"));
         }
         match self
@@ -140,6 +140,12 @@ impl Session {
             )),
         }
         self.landing.header.landing_bytes + JOURNAL_BYTES + region_bytes(RING_SLOTS)
+    }
+
+    fn restore_slots(&mut self) -> Result<(), Error> {
+        let maps = self.process.maps()?;
+        self.hooks.forget_unloaded(&self.process, &mut self.landing, &maps)?;
+        restore_slots(&self.process, &mut self.landing)
     }
 
     fn appendix(&self, losses: Losses, target_end: Option<TargetEnd>, left_over_bytes: u64) -> Appendix {

@@ -2,12 +2,12 @@
 //! change, because a new module wants hooking and ld.so's lazy binding can overwrite a hook.
 
 use super::error::Error;
+use super::journal::{Journal, Wanted};
 use super::landing::Landing;
 use super::payload::Image;
-use inject::{Binding, Mapping, Module, Originals, Process, RemoteAddr, Slot};
-use rustc_hash::FxHashSet;
+use inject::{Binding, Images, LinkMaps, Mapping, Module, Originals, Process, RemoteAddr, Slot, Symbol};
 use std::ops::Range;
-use wire::landing::{JOURNAL_ENTRIES_MAX, JournalEntry};
+use wire::landing::JournalEntry;
 use wire::{HOOK_COUNT, HOOKED_SYMBOLS, Hook};
 
 /// Everything that is, or is to be, hooked.
@@ -17,15 +17,20 @@ pub struct Hooks {
     modules: Vec<Module>,
     /// The slots of each module, by the same index.
     slots: Vec<Vec<Slot>>,
+    /// What each module defines of the names, by the same index.
+    definitions: Vec<Vec<Option<Symbol>>>,
+    link_maps: Option<LinkMaps>,
     /// Absolute addresses of the payload's hooks, by [`Hook`].
     hooks: [u64; HOOK_COUNT],
     ours: Vec<Range<u64>>,
-    /// Slots whose journal entry stands, with the value that it would put back.
-    journalled: FxHashSet<(u64, u64)>,
+    journal: Journal,
     hooked_count: usize,
-    /// Slots left alone because they hold another function than the rest.
+    /// Slots left alone because they hold, or may come to hold, another function than the rest.
     different_count: usize,
 }
+
+/// What is kept of a module.
+type Known = (Module, Vec<Slot>, Vec<Option<Symbol>>);
 
 impl Hooks {
     /// Reads the target's modules and decides which functions the hooks stand for. Writes nothing.
@@ -35,23 +40,19 @@ impl Hooks {
             originals: Originals::default(),
             modules: Vec::new(),
             slots: Vec::new(),
+            definitions: Vec::new(),
+            link_maps: None,
             hooks: [0; HOOK_COUNT],
             ours: landings
                 .iter()
                 .map(|landing| landing.header.text_start..landing.header.text_end)
                 .collect(),
-            journalled: FxHashSet::default(),
+            journal: Journal::default(),
             hooked_count: 0,
             different_count: 0,
         };
         hooks.read_modules(process, maps);
-        let slots: Vec<(usize, Slot)> = hooks
-            .slots
-            .iter()
-            .enumerate()
-            .flat_map(|(index, slots)| slots.iter().map(move |slot| (index, *slot)))
-            .collect();
-        hooks.originals = Originals::find(process, &hooks.modules, &slots, &hooks.names, &hooks.ours);
+        hooks.originals = hooks.images(process).originals(&hooks.slots);
         hooks
     }
 
@@ -110,12 +111,13 @@ impl Hooks {
     /// loaded since the last time, and what lazy binding has overwritten.
     pub fn install(&mut self, process: &Process, landing: &mut Landing) -> Result<(), Error> {
         let provider = self.allocator_module(process);
-        let mut entries = Vec::new();
-        self.different_count = 0;
+        let mut wanted = Vec::new();
+        let mut different_count = 0;
+        let images = self.images(process);
         for (index, (module, slots)) in self.modules.iter().zip(&self.slots).enumerate() {
             // An allocator's own calls (jemalloc's mmap) are part of the allocation that is recorded; the
-            // dynamic linker's slots are its own affair.
-            if provider == Some(module.start) || inject::is_dynamic_linker(module) {
+            // dynamic linker's slots are its own affair; another namespace has a C library of its own.
+            if provider == Some(module.start) || inject::is_dynamic_linker(module) || !images.is_of_program(index) {
                 continue;
             }
             for slot in slots {
@@ -129,34 +131,45 @@ impl Hooks {
                 if value == hook {
                     continue;
                 }
-                match inject::binding(process, &self.modules, index, slot, value, &self.names, &self.ours) {
+                match images.binding(index, slot, value) {
                     Binding::Bound(address) if address == real => {}
-                    Binding::Lazy => {}
-                    Binding::Bound(_) => {
-                        self.different_count += 1;
+                    Binding::Lazy if images.will_be_bound_to(index, slot, real) => {}
+                    Binding::Bound(_) | Binding::Lazy => {
+                        different_count += 1;
                         continue;
                     }
                     Binding::Ours | Binding::Unknown => continue,
                 }
-                entries.push(JournalEntry {
-                    slot: slot.address,
-                    old: value,
-                    new: hook,
-                    real,
+                wanted.push(Wanted {
+                    module: index,
+                    entry: JournalEntry {
+                        slot: slot.address,
+                        old: value,
+                        new: hook,
+                        real,
+                    },
                 });
             }
         }
         for module in &self.modules {
             module.forget_tables();
         }
-        self.write(process, landing, &entries)
+        self.different_count = different_count;
+        self.write(process, landing, wanted)
     }
 
     /// Looks for modules that came or went, then hooks what is to be hooked.
     pub fn refresh(&mut self, process: &Process, landing: &mut Landing) -> Result<(), Error> {
         let maps = process.maps()?;
         self.read_modules(process, &maps);
+        self.journal.forget_unloaded(process, landing, &maps)?;
         self.install(process, landing)
+    }
+
+    /// Makes the journal hold only slots that are still those of the modules that were hooked: before it is used to
+    /// put them back.
+    pub fn forget_unloaded(&mut self, process: &Process, landing: &mut Landing, maps: &[Mapping]) -> Result<(), Error> {
+        self.journal.forget_unloaded(process, landing, maps)
     }
 
     /// What is hooked, in a sentence.
@@ -187,39 +200,53 @@ impl Hooks {
     /// Keeps what is known of modules that are still there, reads those that are new.
     fn read_modules(&mut self, process: &Process, maps: &[Mapping]) {
         let known_slots = std::mem::take(&mut self.slots);
-        let mut known: Vec<_> = std::mem::take(&mut self.modules).into_iter().zip(known_slots).collect();
+        let known_definitions = std::mem::take(&mut self.definitions);
+        let modules = std::mem::take(&mut self.modules).into_iter();
+        let with_slots = modules.zip(known_slots).zip(known_definitions);
+        let mut known: Vec<Known> = with_slots
+            .map(|((module, slots), definitions)| (module, slots, definitions))
+            .filter(|(module, ..)| module.is_loaded(maps) && module.is_unchanged())
+            .collect();
         let starts: Vec<&Mapping> = inject::starts(maps).collect();
-        let is_known = |map: &Mapping| known.iter().any(|(module, _)| module.is_same_as(map));
+        let is_known = |map: &Mapping| known.iter().any(|(module, ..)| module.is_same_as(map));
         let new: Vec<&Mapping> = starts.iter().copied().filter(|map| !is_known(map)).collect();
-        let mut read = read_all(process, &new, &self.names);
+        let mut read = read_all(process, maps, &new, &self.names);
         for map in starts {
             for found in [&mut known, &mut read] {
-                if let Some(position) = found.iter().position(|(module, _)| module.is_same_as(map)) {
-                    let (module, slots) = found.swap_remove(position);
+                if let Some(position) = found.iter().position(|(module, ..)| module.is_same_as(map)) {
+                    let (module, slots, definitions) = found.swap_remove(position);
                     self.modules.push(module);
                     self.slots.push(slots);
+                    self.definitions.push(definitions);
                     break;
                 }
             }
         }
+        self.link_maps = LinkMaps::read(process, &self.modules);
     }
 
-    /// Journal first, then the slots, each only where it still holds what it held (hazards 4 and 27).
-    fn write(&mut self, process: &Process, landing: &mut Landing, entries: &[JournalEntry]) -> Result<(), Error> {
-        let new: Vec<JournalEntry> = entries
-            .iter()
-            .filter(|entry| !self.journalled.contains(&(entry.slot, entry.old)))
-            .copied()
-            .collect();
-        let total = landing.header.journal_count as usize + new.len();
-        if total > JOURNAL_ENTRIES_MAX {
-            return Err(Error::TooManySlots(total));
+    fn images<'a>(&'a self, process: &'a Process) -> Images<'a> {
+        Images {
+            process,
+            modules: &self.modules,
+            definitions: &self.definitions,
+            link_maps: self.link_maps.as_ref(),
+            names: &self.names,
+            ours: &self.ours,
         }
-        if !new.is_empty() {
-            landing.append_journal(process, &new)?;
-            self.journalled.extend(new.iter().map(|entry| (entry.slot, entry.old)));
+    }
+
+    /// Journal first, then the slots, each only where it still holds what it held (hazards 4 and 27). The maps are
+    /// read again: a module may have been unloaded while the others were looked at, and what is mapped in its place
+    /// may hold the very same value.
+    fn write(&mut self, process: &Process, landing: &mut Landing, mut wanted: Vec<Wanted>) -> Result<(), Error> {
+        if wanted.is_empty() {
+            return Ok(());
         }
-        for entry in entries {
+        let maps = process.maps()?;
+        wanted.retain(|it| self.modules[it.module].is_mapped_at(&maps, it.entry.slot));
+        self.journal.enter(process, landing, &self.modules, &wanted)?;
+        for Wanted { entry, .. } in wanted {
             // A slot that can't be written belongs to a module that is just being unloaded.
             if matches!(
                 process.compare_and_write_word(RemoteAddr(entry.slot), entry.old, entry.new),
@@ -233,26 +260,32 @@ impl Hooks {
 }
 
 /// Reads modules and their slots, with several threads: most of it is waiting for the kernel.
-fn read_all(process: &Process, maps: &[&Mapping], names: &[&str]) -> Vec<(Module, Vec<Slot>)> {
+fn read_all(process: &Process, maps: &[Mapping], starts: &[&Mapping], names: &[&str]) -> Vec<Known> {
     /// Fewer modules than this are not worth a thread.
     const SHARE_MIN: usize = 16;
     const THREADS_MAX: usize = 4;
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(THREADS_MAX);
-    let share = maps.len().div_ceil(threads).max(SHARE_MIN);
-    let read = |maps: &[&Mapping]| -> Vec<(Module, Vec<Slot>)> {
-        let modules = maps.iter().filter_map(|map| Module::read(process, map));
+    let share = starts.len().div_ceil(threads).max(SHARE_MIN);
+    let read = |starts: &[&Mapping]| -> Vec<Known> {
+        let modules = starts.iter().filter_map(|map| Module::read(process, map));
         modules
+            .filter(|module| module.is_loaded(maps))
             .map(|module| {
-                let slots = inject::slots(process, &module, names);
-                (module, slots)
+                let mut slots = inject::slots(process, &module, names);
+                slots.retain(|slot| module.is_mapped_at(maps, slot.address));
+                let definitions = inject::definitions(process, &module, names);
+                (module, slots, definitions)
             })
             .collect()
     };
-    let (own, others) = maps.split_at(share.min(maps.len()));
+    let (own, others) = starts.split_at(share.min(starts.len()));
     std::thread::scope(|scope| {
-        let others: Vec<_> = others.chunks(share).map(|maps| scope.spawn(|| read(maps))).collect();
+        let others: Vec<_> = others
+            .chunks(share)
+            .map(|starts| scope.spawn(|| read(starts)))
+            .collect();
         let mut modules = read(own);
         for other in others {
             modules.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

@@ -5,11 +5,12 @@ use inject::{Mapping, Process, RemoteAddr};
 use std::mem::offset_of;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use wire::PAGE_BYTES;
+use wire::config::Config;
 use wire::landing::{
     JOURNAL_ENTRIES_MAX, JournalEntry, LandingHeader, MAGIC, PATH_BYTES_MAX, SESSION_LIVE, SESSION_NONE, SessionMark,
     VERSION,
 };
+use wire::{HOOK_COUNT, PAGE_BYTES};
 
 /// Landings that one process may hold: one for each build of memray that ever attached.
 const LANDINGS_MAX: usize = 16;
@@ -55,12 +56,16 @@ impl Landing {
             .collect()
     }
 
-    /// The one of an earlier attach by this build of memray.
-    pub fn of_image(landings: &[Self], image_digest: u64) -> Option<Self> {
-        let mut landings = landings.iter();
-        landings
-            .find(|landing| landing.header.image_digest == image_digest)
-            .copied()
+    /// The one of an earlier attach by this build of memray, unless a pointer to a hook that the program copied then would
+    /// now lead to another function.
+    pub fn of_image(process: &Process, landings: &[Self], image_digest: u64, reals: [u64; HOOK_COUNT]) -> Option<Self> {
+        let leads_to_the_same = |landing: &&Self| {
+            let differs = |(old, new): (u64, u64)| old != 0 && new != 0 && old != new;
+            let old = landing.reals(process);
+            old.is_ok_and(|old| !old.into_iter().zip(reals).any(differs))
+        };
+        let mut landings = landings.iter().filter(|it| it.header.image_digest == image_digest);
+        landings.find(leads_to_the_same).copied()
     }
 
     fn read(process: &Process, base: u64) -> Option<Self> {
@@ -122,6 +127,16 @@ impl Landing {
     pub fn set_journal_count(&mut self, process: &Process, count: u64) -> Result<(), inject::Error> {
         self.header.journal_count = count;
         self.write_field(process, offset_of!(LandingHeader, journal_count), count)
+    }
+
+    /// The real functions that its hooks jump to.
+    pub fn reals(&self, process: &Process) -> Result<[u64; HOOK_COUNT], inject::Error> {
+        let at = self.base + self.header.config_offset + offset_of!(Config, real) as u64;
+        let mut reals = [0; HOOK_COUNT];
+        for (index, real) in reals.iter_mut().enumerate() {
+            *real = process.read_u64(RemoteAddr(at + 8 * index as u64))?;
+        }
+        Ok(reals)
     }
 
     /// Says that the image is complete, so that later sessions may use it.
@@ -205,6 +220,16 @@ impl Landing {
                 real: word(entry, 24),
             })
             .collect())
+    }
+
+    /// Replaces one of the valid entries. Whoever repairs meanwhile finds the old one, the new one or none.
+    pub fn rewrite_journal(&self, process: &Process, place: usize, entry: &JournalEntry) -> Result<(), inject::Error> {
+        let at = self.header.journal + (place * size_of::<JournalEntry>()) as u64;
+        process.write_word(RemoteAddr(at), 0)?;
+        for (index, word) in [entry.old, entry.new, entry.real].into_iter().enumerate() {
+            process.write_word(RemoteAddr(at + 8 * (index as u64 + 1)), word)?;
+        }
+        process.write_word(RemoteAddr(at), entry.slot)
     }
 
     /// Appends entries, then makes them valid: before any of their slots is written (hazard 27).

@@ -17,6 +17,7 @@ mod guardian;
 mod headroom;
 mod hooking;
 mod host;
+mod journal;
 mod landing;
 mod lock;
 mod output;

@@ -154,14 +154,26 @@ fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<
     Ok(())
 }
 
-/// Puts every journalled slot back, only where our hook still stands.
+/// Puts every journalled slot back, only where our hook still stands, in a file's mapping: where a module was unloaded,
+/// what is mapped in its place may hold a copy of the hook's address, which is the program's, and works as it is.
 pub fn restore_slots(process: &Process, landing: &mut Landing) -> Result<(), Error> {
     if landing.header.journal_count == 0 {
         return Ok(());
     }
-    for entry in landing.journal(process)? {
-        // A slot that can't be read belonged to a module that is gone.
-        let _ = process.compare_and_write_word(RemoteAddr(entry.slot), entry.new, entry.old);
+    let maps = process.maps()?;
+    let map_of = |address: u64| {
+        let position = maps.partition_point(|map| map.end <= address);
+        maps.get(position).filter(|map| map.start <= address)
+    };
+    // The last entry first: should two name the same slot, it is what the slot held last.
+    for entry in landing.journal(process)?.iter().rev() {
+        if map_of(entry.slot).is_none_or(|map| map.inode == 0) {
+            continue;
+        }
+        let is_code = map_of(entry.old).is_some_and(Mapping::is_executable);
+        let value = if is_code { entry.old } else { entry.real };
+        // A slot that can't be read belonged to a module that is just being unloaded.
+        let _ = process.compare_and_write_word(RemoteAddr(entry.slot), entry.new, value);
     }
     landing.set_journal_count(process, 0)?;
     Ok(())

@@ -81,7 +81,7 @@ impl Survey {
             write_image(&self.process, &self.image, &landing)?;
             landing.seal(&self.process, self.image.digest)?;
         }
-        let config = self.config(region, lap_base, clock);
+        let config = self.config(&landing, region, lap_base, clock)?;
         write_config(&self.process, &landing, &config)?;
         self.notes
             .extend(pause.disturbance.map(|disturbance| disturbance.to_string()));
@@ -157,7 +157,7 @@ impl Survey {
     }
 
     fn place(&self, mark: SessionMark) -> Result<Placed, Error> {
-        let existing = Landing::of_image(&self.landings, self.image.digest);
+        let existing = Landing::of_image(&self.process, &self.landings, self.image.digest, self.hooks.reals());
         let placed = place(
             &self.process,
             &self.maps,
@@ -173,10 +173,17 @@ impl Survey {
         placed
     }
 
-    fn config(&self, region: u64, lap_base: u32, clock: &TickClock) -> Config {
-        Config {
+    fn config(&self, landing: &Landing, region: u64, lap_base: u32, clock: &TickClock) -> Result<Config, Error> {
+        let mut real = landing.reals(&self.process)?;
+        for (kept, new) in real.iter_mut().zip(self.hooks.reals()) {
+            // Where nobody imports a function any more, a copied pointer may still lead to its hook.
+            if new != 0 {
+                *kept = new;
+            }
+        }
+        Ok(Config {
             region,
-            real: self.hooks.reals(),
+            real,
             ring_mask: RING_SLOTS - 1,
             lap_base,
             ticks_per_us: clock.ticks_per_us(),
@@ -189,7 +196,7 @@ impl Survey {
             tid_offset: self.tid_offset,
             glibc_chunks: u32::from(self.hooks.is_from_glibc(&self.process, Hook::Free)),
             python: self.layout,
-        }
+        })
     }
 }
 

@@ -19,6 +19,8 @@ const PIECE_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub struct ImageFile {
     file: File,
+    /// When it was last written to, as far as that was known when it was opened.
+    modified: Option<(i64, i64)>,
     /// By their number; the last piece of a file is shorter.
     pieces: Mutex<HashMap<u64, Vec<u8>>>,
 }
@@ -27,8 +29,14 @@ impl ImageFile {
     /// Opens the file that is mapped; `None` where only memory is left to read.
     pub fn open(pid: i32, map: &Mapping) -> Option<Self> {
         let file = open(pid, map)?;
+        let modified = modified(&file);
         let pieces = Mutex::default();
-        Some(Self { file, pieces })
+        Some(Self { file, modified, pieces })
+    }
+
+    /// Whether nobody has written to it since.
+    pub fn is_unchanged(&self) -> bool {
+        modified(&self.file) == self.modified
     }
 
     /// Fills the buffer from an offset on, or fails as a whole.
@@ -68,10 +76,19 @@ impl ImageFile {
     }
 }
 
+fn modified(file: &File) -> Option<(i64, i64)> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.mtime(), metadata.mtime_nsec()))
+}
+
 /// Opens the file that is mapped; `None` where only memory is left to read.
 pub fn open(pid: i32, map: &Mapping) -> Option<File> {
     if let Ok(file) = File::open(format!("/proc/{pid}/map_files/{:x}-{:x}", map.start, map.end)) {
-        return Some(file);
+        // Another file may have been mapped there meanwhile.
+        return file
+            .metadata()
+            .is_ok_and(|metadata| metadata.ino() == map.inode)
+            .then_some(file);
     }
     let file = File::open(format!("/proc/{pid}/root{}", map.path)).ok()?;
     let metadata = file.metadata().ok()?;
@@ -90,6 +107,7 @@ mod tests {
         std::fs::write(&path, &bytes).expect("write a file");
         let file = ImageFile {
             file: File::open(&path).expect("open it"),
+            modified: None,
             pieces: Mutex::default(),
         };
         std::fs::remove_file(&path).expect("remove it");

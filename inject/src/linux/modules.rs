@@ -8,8 +8,8 @@ use super::maps::Mapping;
 use super::process::Process;
 use crate::address::RemoteAddr;
 use goblin::elf::dynamic::{
-    DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_NULL, DT_PLTREL, DT_PLTRELSZ, DT_RELA, DT_RELACOUNT, DT_RELASZ, DT_STRSZ,
-    DT_STRTAB, DT_SYMTAB,
+    DT_DEBUG, DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_NULL, DT_PLTREL, DT_PLTRELSZ, DT_RELA, DT_RELACOUNT, DT_RELASZ,
+    DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERDEF, DT_VERNEED, DT_VERSYM,
 };
 use goblin::elf::header::{EI_CLASS, ELFCLASS64, ELFMAG, EM_X86_64};
 use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD};
@@ -20,12 +20,6 @@ const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const PROGRAM_HEADERS_MAX: usize = 128;
 const DYNAMIC_BYTES_MAX: u64 = 64 << 10;
-/// Symbols of one image that are looked at, and links of one hash chain.
-const SYMBOLS_MAX: u32 = 1 << 22;
-const CHAIN_MAX: u32 = 1 << 16;
-const SYMBOL_BYTES: usize = 24;
-/// Longest symbol name that is compared.
-const NAME_BYTES_MAX: usize = 64;
 
 /// A loaded image.
 #[derive(Clone, Debug)]
@@ -44,20 +38,37 @@ pub struct Module {
     pub is_program: bool,
     pub(super) tables: Tables,
     file: Option<Arc<ImageFile>>,
-    /// Segments that nobody writes, so that the file says what is in memory.
-    constant: Vec<ConstantSegment>,
+    segments: Vec<Segment>,
 }
 
-/// A read-only segment: where it is in memory and in the file.
+/// A loadable segment: where it is in memory and in the file.
 #[derive(Clone, Debug)]
-struct ConstantSegment {
+struct Segment {
     memory: Range<u64>,
     file_offset: u64,
+    file_bytes: u64,
+    /// Nobody writes it, so that the file says what is in memory.
+    is_constant: bool,
+}
+
+impl Segment {
+    /// The offset in the file of bytes at an address; `None` where the segment does not take them from there.
+    fn offset_of(&self, address: u64, bytes: u64) -> Option<u64> {
+        let within = address.checked_sub(self.memory.start)?;
+        (within.checked_add(bytes)? <= self.file_bytes).then(|| self.file_offset.wrapping_add(within))
+    }
 }
 
 /// Addresses and sizes from PT_DYNAMIC, absolute; 0 where absent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tables {
+    /// PT_DYNAMIC itself.
+    pub dynamic: u64,
+    /// What the dynamic linker left for debuggers, not in the image: its list of modules.
+    pub debug: u64,
+    pub symbol_versions: u64,
+    pub versions_needed: u64,
+    pub versions_defined: u64,
     pub symbols: u64,
     pub strings: u64,
     pub strings_bytes: u64,
@@ -69,18 +80,6 @@ pub(super) struct Tables {
     pub relative_count: u64,
     pub plt_rela: u64,
     pub plt_rela_bytes: u64,
-}
-
-/// A symbol that an image defines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Symbol {
-    pub index: u32,
-    pub address: u64,
-    pub size: u64,
-    /// The image defines it; else it only imports it.
-    pub is_defined: bool,
-    /// Its address is that of a resolver (STT_GNU_IFUNC).
-    pub is_ifunc: bool,
 }
 
 /// Mappings that may be the start of an image.
@@ -118,7 +117,7 @@ impl Module {
                 .ok()?,
         };
         let mut loads = Vec::new();
-        let mut constant = Vec::new();
+        let mut segments = Vec::new();
         let mut dynamic = None;
         let mut is_program = false;
         for header in headers.chunks_exact(PROGRAM_HEADER_BYTES) {
@@ -126,13 +125,13 @@ impl Module {
             let segment = address..address.checked_add(memory_bytes)?;
             match u32_at(header, 0)? {
                 PT_LOAD => {
-                    let (flags, file_offset) = (u32_at(header, 4)?, u64_at(header, 8)?);
-                    if flags & PF_W == 0 {
-                        constant.push(ConstantSegment {
-                            memory: segment.clone(),
-                            file_offset,
-                        });
-                    }
+                    let flags = u32_at(header, 4)?;
+                    segments.push(Segment {
+                        memory: segment.clone(),
+                        file_offset: u64_at(header, 8)?,
+                        file_bytes: u64_at(header, 32)?,
+                        is_constant: flags & PF_W == 0,
+                    });
                     loads.push((segment, flags & PF_X != 0));
                 }
                 PT_DYNAMIC => dynamic = Some(segment),
@@ -159,9 +158,9 @@ impl Module {
             is_program,
             tables: Tables::default(),
             file,
-            constant,
+            segments,
         };
-        for segment in &mut module.constant {
+        for segment in &mut module.segments {
             segment.memory = segment.memory.start.wrapping_add(bias)..segment.memory.end.wrapping_add(bias);
         }
         if module.end <= module.start {
@@ -196,16 +195,11 @@ impl Module {
 
     /// Reads of the image's tables: from its file where that is as good, see [`ImageFile`].
     pub(super) fn read_table(&self, process: &Process, address: u64, buffer: &mut [u8]) -> Option<()> {
-        let end = address.checked_add(buffer.len() as u64)?;
+        let mut constant = self.segments.iter().filter(|segment| segment.is_constant);
         if let Some(file) = &self.file
-            && let Some(segment) = self
-                .constant
-                .iter()
-                .find(|it| it.memory.start <= address && end <= it.memory.end)
+            && let Some(offset) = constant.find_map(|it| it.offset_of(address, buffer.len() as u64))
         {
-            return file
-                .read_exact_at(buffer, segment.file_offset + (address - segment.memory.start))
-                .ok();
+            return file.read_exact_at(buffer, offset).ok();
         }
         process.read(RemoteAddr(address), buffer).ok()
     }
@@ -217,42 +211,55 @@ impl Module {
         Some(buffer)
     }
 
-    fn table_u32(&self, process: &Process, address: u64) -> Option<u32> {
+    /// Whether the word at an address is this image's: the file is mapped there, and at the right place. Not so where
+    /// the image has been unloaded meanwhile, nor where a file was mapped for reading only.
+    pub fn is_mapped_at(&self, maps: &[Mapping], address: u64) -> bool {
+        let position = maps.partition_point(|map| map.end <= address);
+        let Some(map) = maps.get(position).filter(|map| map.start <= address) else {
+            return false;
+        };
+        let offset = self.segments.iter().find_map(|segment| segment.offset_of(address, 8));
+        (map.device, map.inode) == (self.device, self.inode) && offset == Some(map.offset + (address - map.start))
+    }
+
+    /// Whether it is loaded, rather than a file that somebody looks into.
+    pub fn is_loaded(&self, maps: &[Mapping]) -> bool {
+        self.is_mapped_at(maps, self.tables.dynamic)
+    }
+
+    /// Whether its file is what it was: one that was copied over in place has other tables, under the same inode.
+    pub fn is_unchanged(&self) -> bool {
+        self.file.as_ref().is_none_or(|file| file.is_unchanged())
+    }
+
+    /// What its file holds for the word at an address, before anything was relocated; `None` if there is no file.
+    pub(super) fn file_word(&self, address: u64) -> Option<u64> {
+        let offset = self.segments.iter().find_map(|segment| segment.offset_of(address, 8))?;
+        let mut bytes = [0; 8];
+        self.file.as_ref()?.read_exact_at(&mut bytes, offset).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    pub(super) fn table_u16(&self, process: &Process, address: u64) -> Option<u16> {
+        let mut bytes = [0; 2];
+        self.read_table(process, address, &mut bytes)?;
+        Some(u16::from_le_bytes(bytes))
+    }
+
+    pub(super) fn table_u32(&self, process: &Process, address: u64) -> Option<u32> {
         let mut bytes = [0; 4];
         self.read_table(process, address, &mut bytes)?;
         Some(u32::from_le_bytes(bytes))
-    }
-
-    /// A symbol that this image defines, by its hash tables.
-    pub fn symbol(&self, process: &Process, name: &str) -> Option<Symbol> {
-        self.lookup(process, name).filter(|symbol| symbol.is_defined)
-    }
-
-    /// The index of a symbol that the hash tables lead to: one that the image defines, or one that it imports and
-    /// whose address it takes. A program linked without PIC has malloc so: undefined, with the address of its own
-    /// PLT entry.
-    pub(super) fn hashed_symbol(&self, process: &Process, name: &str) -> Option<u32> {
-        self.lookup(process, name).map(|symbol| symbol.index)
-    }
-
-    fn lookup(&self, process: &Process, name: &str) -> Option<Symbol> {
-        if name.len() >= NAME_BYTES_MAX {
-            return None;
-        }
-        if self.tables.gnu_hash != 0 {
-            self.gnu_lookup(process, name)
-        } else if self.tables.hash != 0 {
-            self.sysv_lookup(process, name)
-        } else {
-            None
-        }
     }
 
     fn read_dynamic(&mut self, process: &Process, at: u64, bytes: u64) {
         let Ok(entries) = process.read_vec(RemoteAddr(at), bytes.min(DYNAMIC_BYTES_MAX) as usize) else {
             return;
         };
-        let mut tables = Tables::default();
+        let mut tables = Tables {
+            dynamic: at,
+            ..Tables::default()
+        };
         let mut plt_is_rela = true;
         for entry in entries.chunks_exact(16) {
             let (Some(tag), Some(value)) = (u64_at(entry, 0), u64_at(entry, 8)) else {
@@ -270,6 +277,10 @@ impl Module {
                 DT_RELACOUNT => tables.relative_count = value,
                 DT_JMPREL => tables.plt_rela = self.absolute(value),
                 DT_PLTRELSZ => tables.plt_rela_bytes = value,
+                DT_DEBUG => tables.debug = value,
+                DT_VERSYM => tables.symbol_versions = self.absolute(value),
+                DT_VERNEED => tables.versions_needed = self.absolute(value),
+                DT_VERDEF => tables.versions_defined = self.absolute(value),
                 DT_PLTREL => plt_is_rela = value == DT_RELA,
                 _ => {}
             }
@@ -287,114 +298,6 @@ impl Module {
             .find(|&address| self.contains(address))
             .unwrap_or(0)
     }
-
-    /// The index of the first symbol that the image defines; those before it are undefined. The GNU hash table
-    /// says so; without one, all symbols have to be looked at.
-    pub(super) fn undefined_symbols(&self, process: &Process) -> u32 {
-        let word = |address: u64| self.table_u32(process, address).unwrap_or(0);
-        let count = if self.tables.gnu_hash != 0 {
-            word(self.tables.gnu_hash + 4)
-        } else if self.tables.hash != 0 {
-            word(self.tables.hash + 4)
-        } else {
-            0
-        };
-        count.min(SYMBOLS_MAX)
-    }
-
-    fn gnu_lookup(&self, process: &Process, name: &str) -> Option<Symbol> {
-        let table = self.tables.gnu_hash;
-        let buckets_count = self.table_u32(process, table)?;
-        let first_symbol = self.table_u32(process, table + 4)?;
-        let bloom_words = self.table_u32(process, table + 8)?;
-        let bloom_shift = self.table_u32(process, table + 12)?;
-        if buckets_count == 0 || bloom_words == 0 || !bloom_words.is_power_of_two() || bloom_shift > 31 {
-            return None;
-        }
-        let hash = name.bytes().fold(5381_u32, |hash, byte| {
-            hash.wrapping_mul(33).wrapping_add(u32::from(byte))
-        });
-        let bloom_at = table + 16 + 8 * u64::from(hash / 64 % bloom_words);
-        let bloom = u64_at(&self.read_table_vec(process, bloom_at, 8)?, 0)?;
-        let mask = 1 << (hash % 64) | 1 << ((hash >> bloom_shift) % 64);
-        if bloom & mask != mask {
-            return None;
-        }
-        let buckets = table + 16 + 8 * u64::from(bloom_words);
-        let chains = buckets + 4 * u64::from(buckets_count);
-        let mut index = self.table_u32(process, buckets + 4 * u64::from(hash % buckets_count))?;
-        if index < first_symbol {
-            return None;
-        }
-        for _ in 0..CHAIN_MAX {
-            let link = self.table_u32(process, chains + 4 * u64::from(index - first_symbol))?;
-            if link | 1 == hash | 1
-                && let Some(symbol) = self.named(process, index, name)
-            {
-                return Some(symbol);
-            }
-            if link & 1 != 0 {
-                return None;
-            }
-            index = index.checked_add(1)?;
-        }
-        None
-    }
-
-    fn sysv_lookup(&self, process: &Process, name: &str) -> Option<Symbol> {
-        let table = self.tables.hash;
-        let buckets_count = self.table_u32(process, table)?;
-        let chains_count = self.table_u32(process, table + 4)?;
-        if buckets_count == 0 {
-            return None;
-        }
-        let hash = name.bytes().fold(0_u32, |hash, byte| {
-            let hash = (hash << 4).wrapping_add(u32::from(byte));
-            let high = hash & 0xf000_0000;
-            (hash ^ high >> 24) & !high
-        });
-        let chains = table + 8 + 4 * u64::from(buckets_count);
-        let mut index = self.table_u32(process, table + 8 + 4 * u64::from(hash % buckets_count))?;
-        for _ in 0..CHAIN_MAX {
-            if index == 0 || index >= chains_count {
-                return None;
-            }
-            if let Some(symbol) = self.named(process, index, name) {
-                return Some(symbol);
-            }
-            index = self.table_u32(process, chains + 4 * u64::from(index))?;
-        }
-        None
-    }
-
-    /// The symbol with this index, if it has this name.
-    fn named(&self, process: &Process, index: u32, name: &str) -> Option<Symbol> {
-        const STT_TLS: u8 = 6;
-        const STT_GNU_IFUNC: u8 = 10;
-        let at = self.tables.symbols + u64::from(index) * SYMBOL_BYTES as u64;
-        let bytes = self.read_table_vec(process, at, SYMBOL_BYTES)?;
-        let (name_offset, kind, section) = (u32_at(&bytes, 0)?, bytes[4] & 15, u16_at(&bytes, 6)?);
-        let (value, size) = (u64_at(&bytes, 8)?, u64_at(&bytes, 16)?);
-        if kind == STT_TLS || !self.is_named(process, name_offset, name) {
-            return None;
-        }
-        Some(Symbol {
-            index,
-            address: value.wrapping_add(self.bias),
-            size,
-            is_defined: section != 0,
-            is_ifunc: kind == STT_GNU_IFUNC,
-        })
-    }
-
-    fn is_named(&self, process: &Process, name_offset: u32, name: &str) -> bool {
-        let mut buffer = [0; NAME_BYTES_MAX];
-        let wanted = &mut buffer[..=name.len()];
-        self.read_table(process, self.tables.strings + u64::from(name_offset), wanted)
-            .is_some()
-            && &wanted[..name.len()] == name.as_bytes()
-            && wanted[name.len()] == 0
-    }
 }
 
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -407,9 +310,4 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
-/// Symbol table entry size, for the slot search.
-pub(super) const fn symbol_bytes() -> usize {
-    SYMBOL_BYTES
 }

@@ -1,7 +1,8 @@
 //! GOT slots: where an image keeps the addresses of functions that it imports.
 
-use super::modules::{Module, symbol_bytes, u32_at, u64_at};
+use super::modules::{Module, u32_at, u64_at};
 use super::process::Process;
+use super::symbols::{SYMBOL_BYTES, SYMBOLS_MAX};
 use crate::address::RemoteAddr;
 use goblin::elf::reloc::{R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT};
 use std::collections::HashMap;
@@ -33,6 +34,8 @@ pub struct Slot {
     /// Index into the wanted names.
     pub name: usize,
     pub relocation: Relocation,
+    /// Index of its symbol in the image's table.
+    pub symbol: u32,
     /// What it held when it was read.
     pub value: u64,
 }
@@ -44,23 +47,10 @@ pub fn slots(process: &Process, module: &Module, names: &[&str]) -> Vec<Slot> {
     if symbols.is_empty() {
         return slots;
     }
-    let tables = module.tables;
-    let all = tables.rela_bytes / RELA_BYTES;
-    let relative = tables.relative_count.min(all);
-    for (table, first, count) in [
-        (tables.rela, relative, all),
-        (tables.plt_rela, 0, tables.plt_rela_bytes / RELA_BYTES),
-    ] {
-        if table != 0 {
-            read_table(
-                process,
-                module,
-                table,
-                first..count.min(RELOCATIONS_MAX),
-                &symbols,
-                &mut slots,
-            );
-        }
+    for (table, entries) in relocations(module) {
+        read_table(process, module, table, entries, |entry| {
+            slots.extend(read_entry(process, module, entry, &symbols));
+        });
     }
     slots.sort_unstable_by_key(|slot| slot.address);
     // A linker may let both tables cover the PLT's relocations.
@@ -75,8 +65,12 @@ fn wanted_symbols(process: &Process, module: &Module, names: &[&str]) -> HashMap
         .enumerate()
         .filter_map(|(name_index, name)| Some((module.hashed_symbol(process, name)?, name_index)))
         .collect();
-    let count = module.undefined_symbols(process) as usize;
-    let Some(symbols) = module.read_table_vec(process, module.tables.symbols, count * symbol_bytes()) else {
+    let count = match module.undefined_symbols(process) {
+        Some(count) => count,
+        None => highest_symbol(process, module).map_or(0, |index| index.saturating_add(1)),
+    };
+    let count = count.min(SYMBOLS_MAX) as usize;
+    let Some(symbols) = module.read_table_vec(process, module.tables.symbols, count * SYMBOL_BYTES) else {
         return wanted;
     };
     let whole = module.tables.strings_bytes <= STRINGS_BYTES_WHOLE;
@@ -85,7 +79,7 @@ fn wanted_symbols(process: &Process, module: &Module, names: &[&str]) -> HashMap
     } else {
         None
     };
-    for (index, symbol) in symbols.chunks_exact(symbol_bytes()).enumerate() {
+    for (index, symbol) in symbols.chunks_exact(SYMBOL_BYTES).enumerate() {
         let Some(offset) = u32_at(symbol, 0) else { continue };
         let mut buffer = [0; NAME_BYTES_MAX];
         let name = match &strings {
@@ -110,14 +104,38 @@ fn wanted_symbols(process: &Process, module: &Module, names: &[&str]) -> HashMap
     wanted
 }
 
+/// The highest symbol index that a relocation names.
+fn highest_symbol(process: &Process, module: &Module) -> Option<u32> {
+    let mut highest = None;
+    for (table, entries) in relocations(module) {
+        read_table(process, module, table, entries, |entry| {
+            highest = highest.max(u32_at(entry, 12));
+        });
+    }
+    highest
+}
+
+/// The two tables, and which of their entries may name a symbol.
+fn relocations(module: &Module) -> [(u64, std::ops::Range<u64>); 2] {
+    let tables = module.tables;
+    let all = (tables.rela_bytes / RELA_BYTES).min(RELOCATIONS_MAX);
+    let of_plt = (tables.plt_rela_bytes / RELA_BYTES).min(RELOCATIONS_MAX);
+    [
+        (tables.rela, tables.relative_count.min(all)..all),
+        (tables.plt_rela, 0..of_plt),
+    ]
+}
+
 fn read_table(
     process: &Process,
     module: &Module,
     table: u64,
     entries: std::ops::Range<u64>,
-    symbols: &HashMap<u32, usize>,
-    slots: &mut Vec<Slot>,
+    mut take: impl FnMut(&[u8]),
 ) {
+    if table == 0 {
+        return;
+    }
     let mut next = entries.start;
     while next < entries.end {
         let count = (entries.end - next).min(CHUNK);
@@ -126,9 +144,7 @@ fn read_table(
             return;
         };
         for entry in bytes.chunks_exact(RELA_BYTES as usize) {
-            if let Some(slot) = read_entry(process, module, entry, symbols) {
-                slots.push(slot);
-            }
+            take(entry);
         }
         next += count;
     }
@@ -149,14 +165,17 @@ fn read_entry(process: &Process, module: &Module, entry: &[u8], symbols: &HashMa
         _ => return None,
     };
     let address = offset.wrapping_add(module.bias);
-    // Only an aligned word can be changed while the tracee runs.
-    if address % 8 != 0 || !module.contains(address) {
+    // Only an aligned word can be changed while the tracee runs, and no instruction: a text relocation may be an
+    // operand, and processors promise nothing for code that is changed while another one executes it.
+    let is_operand = relocation == Relocation::Absolute64 && module.executes(address);
+    if address % 8 != 0 || is_operand || !module.contains(address) {
         return None;
     }
     Some(Slot {
         address,
         name,
         relocation,
+        symbol,
         value: process.read_u64(RemoteAddr(address)).ok()?,
     })
 }
