@@ -8,6 +8,8 @@
 #[macro_use]
 mod support;
 
+/// Other allocators in the place of the C library's.
+mod allocators;
 /// Every way in which a library may be bound to the allocation functions.
 mod bindings;
 /// What the command line says about itself, and its usage errors.
@@ -40,6 +42,8 @@ mod places_namespaces;
 mod places_privileges;
 /// Targets under a seccomp filter.
 mod places_seccomp;
+/// Pointers to hooks that the target keeps, and threads that are inside of them, after detach.
+mod pointers;
 /// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.
 mod refusals;
 /// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.

@@ -38,13 +38,17 @@ fn while_windows_begin_and_end() {
     let Some((mut target, holder)) = churning(Dir::new()) else {
         return;
     };
-    target.0.say(&format!("call c churn 6000 {holder}"));
     let pid = target.0.pid_text();
     let capture = target.0.dir.file("capture.bin");
-    for _ in 0..40 {
-        Tool::new(&["attach", &pid, "-f", "-q", "-o", &capture, "--duration", "0.01"]).succeed();
+    for _ in 0..30 {
+        let window = Tool::new(&["attach", &pid, "-f", "-q", "-o", &capture, "--duration", "0.01"]).spawn();
+        assert_eq!(
+            target.ask(&format!("call c churn 100 {holder}")),
+            0,
+            "words were changed"
+        );
+        window.wait().assert_code(0);
     }
-    assert_eq!(target.0.expect("done"), "0", "words were changed");
     assert_clean(target.0.pid());
     target.finish();
 }

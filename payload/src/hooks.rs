@@ -16,6 +16,7 @@ use wire::{Allocator, Hook, PAGE_BYTES};
 recording_entry!(memray_hook_malloc, Hook::Malloc, malloc);
 recording_entry!(memray_hook_calloc, Hook::Calloc, calloc);
 recording_entry!(memray_hook_realloc, Hook::Realloc, realloc);
+recording_entry!(memray_hook_reallocarray, Hook::Reallocarray, reallocarray);
 recording_entry!(memray_hook_free, Hook::Free, free);
 recording_entry!(memray_hook_posix_memalign, Hook::PosixMemalign, posix_memalign);
 recording_entry!(memray_hook_aligned_alloc, Hook::AlignedAlloc, aligned_alloc);
@@ -30,6 +31,7 @@ const MAP_FAILED: u64 = u64::MAX;
 
 type OneArgument = unsafe extern "C" fn(u64) -> u64;
 type TwoArguments = unsafe extern "C" fn(u64, u64) -> u64;
+type ThreeArguments = unsafe extern "C" fn(u64, u64, u64) -> u64;
 type PosixMemalign = unsafe extern "C" fn(u64, u64, u64) -> i32;
 type Mmap = unsafe extern "C" fn(u64, u64, i32, i32, i32, i64) -> u64;
 type Munmap = unsafe extern "C" fn(u64, u64) -> i32;
@@ -147,6 +149,17 @@ unsafe extern "C" fn realloc(old: u64, size: u64) -> u64 {
     // SAFETY: the tracee's own call, passed on.
     let new = unsafe { real_two(Hook::Realloc)(old, size) };
     end_realloc(begun, new, size);
+    new
+}
+
+unsafe extern "C" fn reallocarray(old: u64, count: u64, size: u64) -> u64 {
+    let begun = if old == 0 { None } else { begin_realloc(old) };
+    // SAFETY: the tool filled in the real reallocarray.
+    let function = unsafe { transmute::<u64, ThreeArguments>(real(Hook::Reallocarray)) };
+    // SAFETY: the tracee's own call, passed on.
+    let new = unsafe { function(old, count, size) };
+    // A product that overflows has failed.
+    end_realloc(begun, new, count.saturating_mul(size));
     new
 }
 

@@ -111,6 +111,7 @@ impl Hooks {
     /// loaded since the last time, and what lazy binding has overwritten.
     pub fn install(&mut self, process: &Process, landing: &mut Landing) -> Result<(), Error> {
         let provider = self.allocator_module(process);
+        let is_reallocs_own = self.is_from_glibc(process, Hook::Reallocarray);
         let mut wanted = Vec::new();
         let mut different_count = 0;
         let images = self.images(process);
@@ -121,6 +122,10 @@ impl Hooks {
                 continue;
             }
             for slot in slots {
+                // It calls realloc through libc's own slot, which is hooked.
+                if is_reallocs_own && HOOKED_SYMBOLS[slot.name].1 == Hook::Reallocarray {
+                    continue;
+                }
                 let Some(real) = self.originals.function(slot.name) else {
                     continue;
                 };

@@ -27,6 +27,11 @@ impl Library {
         self
     }
 
+    /// The same for a fold over flags.
+    pub fn with_flag(self, flag: &&str) -> Self {
+        self.with(flag)
+    }
+
     /// Builds it and returns its path, or `None`, said, where there is no compiler.
     pub fn build(&self, dir: &Dir, name: &str) -> Option<String> {
         self.try_build(dir, name)

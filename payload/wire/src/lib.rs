@@ -30,7 +30,7 @@ pub const NONE: u32 = u32::MAX;
 
 /// The functions that can be hooked. The discriminant indexes [`config::Config::real`].
 ///
-/// `reallocarray` is missing on purpose: glibc's calls `realloc` through libc's own GOT slot, which is hooked.
+/// `reallocarray` is hooked only where it is not glibc's, which calls `realloc` through libc's own GOT slot.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
@@ -49,10 +49,11 @@ pub enum Hook {
     Dlmopen = 12,
     Dlclose = 13,
     Dlsym = 14,
+    Reallocarray = 15,
 }
 
 /// How many [`Hook`]s there are.
-pub const HOOK_COUNT: usize = 15;
+pub const HOOK_COUNT: usize = 16;
 
 /// A symbol as modules import it, and the hook that answers to it. The payload exports
 /// `memray_hook_<function>` for each hook, e.g. `memray_hook_malloc`.
@@ -60,6 +61,7 @@ pub const HOOKED_SYMBOLS: &[(&str, Hook)] = &[
     ("malloc", Hook::Malloc),
     ("calloc", Hook::Calloc),
     ("realloc", Hook::Realloc),
+    ("reallocarray", Hook::Reallocarray),
     ("free", Hook::Free),
     ("posix_memalign", Hook::PosixMemalign),
     ("aligned_alloc", Hook::AlignedAlloc),
@@ -94,6 +96,7 @@ impl Hook {
             Hook::Dlmopen => "memray_hook_dlmopen",
             Hook::Dlclose => "memray_hook_dlclose",
             Hook::Dlsym => "memray_hook_dlsym",
+            Hook::Reallocarray => "memray_hook_reallocarray",
         }
     }
 }
