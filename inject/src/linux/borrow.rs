@@ -61,7 +61,7 @@ impl BorrowError {
             Self::Refused(_) => Some("run memray as root, or with CAP_SYS_PTRACE".to_owned()),
             Self::Uninterruptible => Some("try again when its disk or network file system answers".to_owned()),
             Self::NoStack => Some("try again in a moment".to_owned()),
-            Self::Seccomp(_) => Some(Filtered::FIX.to_owned()),
+            Self::Seccomp(filtered) => Some(filtered.fix().to_owned()),
             Self::NoGadget => None,
             Self::Failed(error) => error.fix(),
         }

@@ -122,7 +122,8 @@ impl Obstacle {
             Self::NotThisArchitecture => one("use a memray built for its architecture"),
             Self::ShadowStack => one("start it without: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"),
             Self::Uninterruptible => one("try again when its disk or network file system answers"),
-            Self::Seccomp(_) => {
+            Self::Seccomp(Filtered::Strict) => one(Filtered::Strict.fix()),
+            Self::Seccomp(filtered) => {
                 let by = Surroundings::look();
                 let beside = match by.container {
                     Some(Container::Kubernetes { .. }) => Some("from outside"),
@@ -130,7 +131,7 @@ impl Obstacle {
                     _ => None,
                 };
                 let beside = beside.map(|place| format!("{place}: {}", debug_command(&by, "sysadmin")));
-                [Filtered::FIX.to_owned()].into_iter().chain(beside).collect()
+                [filtered.fix().to_owned()].into_iter().chain(beside).collect()
             }
             Self::UserNamespace => one("run memray as root outside of containers, or inside the same one"),
             Self::Yama { scope: 3, .. } => one("none before a reboot: this scope forbids ptrace to everybody"),

@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passage {
     Unfiltered,
-    /// The kernel passes over this many filters while the thread is ours. 0: strict mode.
+    /// The kernel passes over this many filters while the thread is ours.
     Suspended(u32),
     /// These filters are the container's, are ours too, and let our calls pass.
     Shared(u32),
@@ -29,7 +29,6 @@ impl fmt::Display for Passage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unfiltered => f.write_str("no seccomp filter"),
-            Self::Suspended(0) => f.write_str("strict seccomp mode, suspended while a thread is borrowed"),
             Self::Suspended(count) => write!(f, "{count} seccomp filter(s), suspended while a thread is borrowed"),
             Self::Shared(count) => write!(
                 f,
@@ -42,7 +41,9 @@ impl fmt::Display for Passage {
 /// Why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filtered {
-    /// Strict mode: every call but four kills.
+    /// Strict mode: every call but four kills. Refused also to who may suspend it: that ends with the tracer, and a
+    /// thread that was left with a call to make would die of it. (Filters see our calls then as well, but a program
+    /// that must not map and unmap memory allocates none.)
     Strict,
     /// Filters that could kill, which we are not permitted to suspend.
     Unknown,
@@ -54,7 +55,12 @@ pub enum Filtered {
 
 impl Filtered {
     /// What to type or change.
-    pub const FIX: &str = "run memray as root on the host, outside of containers: it then has the filter suspended";
+    pub fn fix(self) -> &'static str {
+        match self {
+            Self::Strict => "attach before it enters that mode",
+            _ => "run memray as root on the host, outside of containers: it then has the filter suspended",
+        }
+    }
 }
 
 impl fmt::Display for Filtered {
@@ -119,15 +125,14 @@ fn decide(
     if theirs.mode == 0 {
         return Ok(Passage::Unfiltered);
     }
+    if theirs.mode == 1 {
+        return Err(Filtered::Strict);
+    }
     if is_admin && own.mode == 0 {
-        return Ok(Passage::Suspended(theirs.count.unwrap_or(u32::from(theirs.mode == 2))));
+        return Ok(Passage::Suspended(theirs.count.unwrap_or(1)));
     }
     let (2, Some(count)) = (theirs.mode, theirs.count) else {
-        return Err(if theirs.mode == 1 {
-            Filtered::Strict
-        } else {
-            Filtered::Unknown
-        });
+        return Err(Filtered::Unknown);
     };
     if own == theirs {
         match shared() {
@@ -281,7 +286,7 @@ mod tests {
         let same = || (true, true);
         let untold = Filters { mode: 2, count: None };
         assert_eq!(decide(NONE, ONE, false, same), Ok(Passage::Unfiltered));
-        assert_eq!(decide(filters(1, 0), NONE, true, same), Ok(Passage::Suspended(0)));
+        assert_eq!(decide(filters(1, 0), NONE, true, same), Err(Filtered::Strict));
         assert_eq!(decide(filters(2, 3), NONE, true, same), Ok(Passage::Suspended(3)));
         assert_eq!(decide(untold, NONE, true, same), Ok(Passage::Suspended(1)));
         assert_eq!(decide(filters(1, 0), filters(1, 0), false, same), Err(Filtered::Strict));
