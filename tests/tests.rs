@@ -12,6 +12,8 @@ mod support;
 mod allocators;
 /// Every way in which a library may be bound to the allocation functions.
 mod bindings;
+/// Targets that do one thing over and over in native code and check each result.
+mod busy;
 /// What the command line says about itself, and its usage errors.
 mod command_line;
 /// 500 attaches and detaches while four threads allocate and check what they stored.
@@ -20,6 +22,8 @@ mod cycles;
 mod demo;
 /// `doctor`: says what attach would, changes nothing, repairs when asked to.
 mod doctor;
+/// Targets that end or execute another program at any moment.
+mod endings;
 /// Programs that log their own allocations: each record right, none missing, none extra.
 mod exact;
 /// A target that forks in the window.
@@ -52,6 +56,8 @@ mod reports;
 mod scopes;
 /// Threads on alternate, coroutine, small and full stacks: not a byte is changed that is not theirs.
 mod stacks;
+/// Stopped, traced, vforking, shutting down, embedded, of another kind: attached to, or refused with the cause.
+mod states;
 /// `status`: which sessions there are, whoever asks from wherever, and what became of them.
 mod status;
 /// Libraries that are unloaded while hooked.

@@ -105,6 +105,7 @@ impl FindError {
             | Self::DebugBuild { .. }
             | Self::FreeThreaded { .. } => Some(format!("run the program on a release build of CPython {SUPPORTED}")),
             Self::NotInitialised { .. } => Some("try again once the program has started".to_owned()),
+            Self::Finalising => Some("nothing: it is about to end; attach before it does".to_owned()),
             _ => None,
         }
     }

@@ -245,7 +245,7 @@ impl Examination {
         };
         let image =
             payload::image().map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
-        let ring_source = RingSource::choose();
+        let ring_source = RingSource::choose(process);
         let existing = Landing::of_image(process, &self.landings, image.digest, hooks.reals());
         let (landing_bytes, reservation_bytes) = missing_bytes(existing.as_ref(), &self.maps, &image);
         let need = Need {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use wire::config::PythonLayout;
 
 /// How long a process that has just been started is given to become a Python.
-const SETTLE_MAX: Duration = Duration::from_secs(1);
+const SETTLE_MAX: Duration = Duration::from_millis(700);
 const SETTLE_STEP: Duration = Duration::from_millis(20);
 
 /// A check: its name, when it is made, and how.

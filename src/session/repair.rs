@@ -93,7 +93,12 @@ pub fn detach(pid: i32) -> Result<String, Error> {
         .into_iter()
         .find_map(|landing| Some((landing, landing.owner(&process)?)));
     let Some((mut landing, owner)) = session else {
-        return Err(Error::NoSession);
+        return match withdraw_all_forgotten(&process)? {
+            true => Ok(format!(
+                "withdrew the ring that an earlier detach had to leave in {pid}"
+            )),
+            false => Err(Error::NoSession),
+        };
     };
     if owner.is_inherited {
         repair(&process, &maps, &mut landing)?;
@@ -105,8 +110,14 @@ pub fn detach(pid: i32) -> Result<String, Error> {
         ask_to_end(&owner)?;
         wait_for_end(&process, &mut landing, &owner)?;
         if landing.owner(&process).is_none() || !process.is_alive() {
+            let left = match withdraw_all_forgotten(&process) {
+                Err(error) if process.is_alive() => {
+                    format!("; its ring stays mapped, switched off and empty: {error}; detaching again withdraws it")
+                }
+                _ => String::new(),
+            };
             return Ok(format!(
-                "the window on {pid} has ended; the capture is {}",
+                "the window on {pid} has ended; the capture is {}{left}",
                 owner.path.display()
             ));
         }
@@ -116,6 +127,27 @@ pub fn detach(pid: i32) -> Result<String, Error> {
         "cleaned up after a memray that was killed; its capture, up to then, is {}",
         owner.path.display()
     ))
+}
+
+/// Withdraws every ring whose session has ended without being able to do that itself.
+fn withdraw_all_forgotten(process: &Process) -> Result<bool, Error> {
+    let maps = process.maps()?;
+    let mut is_done = false;
+    for mut landing in Landing::find_all(process, &maps) {
+        if landing.owner(process).is_none() {
+            is_done |= withdraw_forgotten(process, &maps, &mut landing)?;
+        }
+    }
+    Ok(is_done)
+}
+
+/// A ring without a session: no thread could be stopped when its window ended.
+fn withdraw_forgotten(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<bool, Error> {
+    let is_mapped = !landing.is_unsealed() && Wreck::of(process, maps, landing).is_mapped;
+    if is_mapped {
+        repair(process, maps, landing)?;
+    }
+    Ok(is_mapped)
 }
 
 /// The guardian's work once the tool with this pid and start time is dead.

@@ -29,9 +29,9 @@ pub enum RingSource {
 }
 
 impl RingSource {
-    /// The better one of those that this process may use.
-    pub fn choose() -> Self {
-        if inject::mapped_files_can_be_opened() {
+    /// The better one of those that this process may use. A process whose leader has ended has no `map_files`.
+    pub fn choose(process: &Process) -> Self {
+        if inject::mapped_files_can_be_opened() && !process.leader_has_ended() {
             Self::SharedAnonymous
         } else {
             Self::Memfd

@@ -199,7 +199,9 @@ int prepare(const char *kind) {
                 fcntl(locked, F_SETLK, &(struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET});
         }
         (void)!write(ready[1], "x", 1);
-        // The end of input, too: a test that failed leaves no child.
+        // The parent's end of input and of what is drained ends the child, too: a test that failed leaves none.
+        if (drain >= 0)
+            close(in);
         while (read(0, &byte, 1) == 1 && byte != '\n')
             ;
         if (byte == '\n')

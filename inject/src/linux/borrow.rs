@@ -7,7 +7,7 @@
 
 use super::candidates::{Candidate, Suitability, candidates};
 use super::gadgets::Gadgets;
-use super::interrupted::{Disturbance, resumed, wait_out};
+use super::interrupted::{Disturbance, executed_anew, resumed, wait_out};
 use super::maps::Mapping;
 use super::process::Process;
 use super::ptrace::Seized;
@@ -232,7 +232,13 @@ impl<'a> Borrowed<'a> {
         }
         leave_rseq(process, &seized, &mut saved);
         let saved_mask = seized.signal_mask()?;
-        let frame = frame::build(&saved, saved_mask, &seized.xstate()?, gadgets.restorer).ok_or(Error::Unexpected {
+        let frame = frame::build(
+            &executed_anew(process, &saved),
+            saved_mask,
+            &seized.xstate()?,
+            gadgets.restorer,
+        )
+        .ok_or(Error::Unexpected {
             what: "has an unknown vector state",
             tid: candidate.tid,
         })?;

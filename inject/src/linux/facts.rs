@@ -1,10 +1,13 @@
 //! What can be known about a process without touching it, and the obstacles that it amounts to.
 
 use super::obstacle::Obstacle;
-use super::process::{start_ticks, stat_field};
+use super::process::{Access, open_mem, start_ticks, stat_field};
 use super::seccomp::{self, Filtered, Passage};
+use super::stuck::{one_wakes_up, waits_for_child};
 use super::surroundings::{CAP_SYS_PTRACE, Surroundings};
+use crate::error::Error;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 /// Threads that are looked at for a state.
 const THREADS_MAX: usize = 256;
@@ -23,6 +26,10 @@ pub struct Facts {
     pub thread_states: Vec<char>,
     pub threads_count: usize,
     pub is_kernel_thread: bool,
+    /// All of its threads sleep uninterruptibly, and none has woken up while they were watched.
+    pub is_stuck: bool,
+    /// One of them waits for the child that it started by vfork or posix_spawn.
+    pub is_vforking: bool,
     pub tracer_pid: i32,
     pub tracer_name: String,
     /// Real, effective, saved and file system user id, and the same of groups.
@@ -96,13 +103,10 @@ pub fn facts(pid: i32) -> Facts {
         facts.elf_class = head.starts_with(b"\x7fELF").then_some(head[4]);
         facts.elf_machine = facts.elf_class.map(|_| u16::from_le_bytes([head[18], head[19]]));
     }
-    facts.open_error = match std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(format!("/proc/{pid}/mem"))
-    {
+    facts.open_error = match open_mem(pid, Access::Write) {
         Ok(_) => None,
-        Err(error) => error.raw_os_error(),
+        Err(Error::Proc { error, .. }) => error.raw_os_error(),
+        Err(_) => Some(libc::ESRCH),
     };
     facts.yama_scope = yama_scope();
     let owner = std::fs::metadata(format!("/proc/{pid}/stat")).map(|metadata| metadata.uid());
@@ -154,10 +158,11 @@ impl Facts {
             }),
             Topic::Permission => self.open_error.map(|errno| self.refusal(errno)),
             Topic::ShadowStack => self.has_shadow_stack.then_some(Obstacle::ShadowStack),
-            Topic::Threads => {
-                let all_sleep = !self.thread_states.is_empty() && self.thread_states.iter().all(|&state| state == 'D');
-                all_sleep.then_some(Obstacle::Uninterruptible)
-            }
+            Topic::Threads => self.is_stuck.then_some(if self.is_vforking {
+                Obstacle::Vforking
+            } else {
+                Obstacle::Uninterruptible
+            }),
             Topic::Seccomp => self.passage.and_then(Result::err).map(Obstacle::Seccomp),
         }
     }
@@ -231,7 +236,15 @@ impl Facts {
         let Ok(text) = std::fs::read(format!("/proc/{}/status", self.pid)) else {
             return;
         };
-        for line in String::from_utf8_lossy(&text).lines() {
+        self.parse_status(&text);
+        if self.tracer_pid != 0 {
+            let name = std::fs::read_to_string(format!("/proc/{}/comm", self.tracer_pid)).unwrap_or_default();
+            self.tracer_name = name.trim().to_owned();
+        }
+    }
+
+    fn parse_status(&mut self, text: &[u8]) {
+        for line in String::from_utf8_lossy(text).lines() {
             let Some((key, value)) = line.split_once(':') else {
                 continue;
             };
@@ -244,13 +257,9 @@ impl Facts {
                 "CapPrm" => self.permitted_capabilities = u64::from_str_radix(value.trim(), 16).unwrap_or(0),
                 "Threads" => self.threads_count = numbers.next().and_then(|it| it.parse().ok()).unwrap_or(0),
                 "NSpid" => self.namespace_pids = numbers.filter_map(|it| it.parse().ok()).collect(),
-                "x86_Thread_features" => self.has_shadow_stack = value.contains("shstk"),
+                "x86_Thread_features" => self.has_shadow_stack = value.split_ascii_whitespace().any(|it| it == "shstk"),
                 _ => {}
             }
-        }
-        if self.tracer_pid != 0 {
-            let name = std::fs::read_to_string(format!("/proc/{}/comm", self.tracer_pid)).unwrap_or_default();
-            self.tracer_name = name.trim().to_owned();
         }
     }
 
@@ -258,13 +267,23 @@ impl Facts {
         let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else {
             return;
         };
-        self.thread_states = tasks
+        let tasks: Vec<PathBuf> = tasks
             .take(THREADS_MAX)
-            .filter_map(|task| {
-                let text = std::fs::read(task.ok()?.path().join("stat")).ok()?;
-                String::from_utf8_lossy(&text).rsplit_once(") ")?.1.chars().next()
-            })
+            .filter_map(|task| Some(task.ok()?.path()))
             .collect();
+        for task in &tasks {
+            let text = std::fs::read(task.join("stat")).unwrap_or_default();
+            let state = String::from_utf8_lossy(&text)
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.chars().next());
+            self.thread_states.extend(state);
+            if state == Some('D') {
+                let call = std::fs::read_to_string(task.join("syscall")).unwrap_or_default();
+                self.is_vforking |= waits_for_child(&call);
+            }
+        }
+        let all_sleep = !self.thread_states.is_empty() && self.thread_states.iter().all(|&state| state == 'D');
+        self.is_stuck = all_sleep && !one_wakes_up(&tasks);
     }
 }
 
@@ -356,5 +375,46 @@ mod tests {
         assert_eq!(strict, Obstacle::Seccomp(Filtered::Strict));
         let no_proc = obstacle(0, |facts| (facts.exists, facts.surroundings.has_proc) = (false, false));
         assert_eq!(no_proc, Obstacle::NoProc);
+    }
+
+    fn status(text: &[u8]) -> Facts {
+        let mut facts = Facts::default();
+        facts.parse_status(text);
+        facts
+    }
+
+    #[test]
+    fn shadow_stacks_are_seen() {
+        assert!(status(b"x86_Thread_features:\tshstk \n").has_shadow_stack);
+        assert!(status(b"x86_Thread_features:\tshstk wrss \nx86_Thread_features_locked:\t\n").has_shadow_stack);
+        assert!(!status(b"x86_Thread_features:\t\nx86_Thread_features_locked:\tshstk wrss \n").has_shadow_stack);
+        assert!(!status(b"x86_Thread_features:\twrss\n").has_shadow_stack);
+    }
+
+    #[test]
+    fn a_hostile_name_says_nothing() {
+        // The kernel writes a line feed in a name as two characters.
+        let named = status(b"Name:\tx86_Thread_features:\\nx86_Thread_features:\tshstk\nTracerPid:\t0\n");
+        assert!(!named.has_shadow_stack);
+        assert_eq!(named.tracer_pid, 0);
+        let odd = status(b"TracerPid:\t99999999999999\nUid:\n:\n\xff\xfe:shstk\nNSpid:\tx 1 y 2\nx86_Thread_features");
+        assert_eq!((odd.tracer_pid, odd.uids.len(), odd.has_shadow_stack), (0, 0, false));
+        assert_eq!(odd.namespace_pids, [1, 2]);
+    }
+
+    #[test]
+    fn threads_in_d_state_forbid_unless_one_is_not() {
+        let facts = |states: &str, is_vforking| Facts {
+            pid: 1,
+            exists: true,
+            state: Some('D'),
+            thread_states: states.chars().collect(),
+            is_stuck: !states.contains('S'),
+            is_vforking,
+            ..Facts::default()
+        };
+        assert_eq!(facts("DD", false).obstacle(), Some(Obstacle::Uninterruptible));
+        assert_eq!(facts("D", true).obstacle(), Some(Obstacle::Vforking));
+        assert_eq!(facts("DS", true).obstacle(), None);
     }
 }

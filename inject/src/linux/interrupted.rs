@@ -16,6 +16,8 @@ const WAIT_OUT_MAX: Duration = Duration::from_secs(1);
 const RETURN_MAX: Duration = Duration::from_millis(100);
 /// Words of the stack that are searched for the caller of an interrupted system call.
 const CALLER_WORDS: usize = 48;
+/// `mov $number, %eax; syscall`.
+const NUMBERED_CALL_BYTES: usize = 7;
 /// Longest `call` instruction: what precedes an address that a function returns to.
 const CALL_BYTES_MAX: usize = 7;
 
@@ -92,6 +94,24 @@ pub fn resumed(
     let has_result = (saved.rax as i64) > 0 && saved.rax < asked;
     let disturbance = (is_partial && has_result).then(|| Disturbance::Short { tid, call: call.name() });
     (*saved, disturbance)
+}
+
+/// The registers with which the thread's interrupted call is executed again from its start, for where the kernel can't
+/// go on with it: `rt_sigreturn` makes it forget how. A call that was gone on with before is by then one that only
+/// the kernel knows the name of, but for the instruction that made it.
+pub fn executed_anew(process: &Process, saved: &Registers) -> Registers {
+    let mut registers = *saved;
+    if saved.orig_rax as i64 == libc::SYS_restart_syscall {
+        let code = saved
+            .rip
+            .checked_sub(NUMBERED_CALL_BYTES as u64)
+            .and_then(|start| process.read_vec(RemoteAddr(start), NUMBERED_CALL_BYTES).ok());
+        // mov $number, %eax; syscall
+        if let Some(&[0xb8, low, high, 0, 0, 0x0f, 0x05]) = code.as_deref() {
+            registers.orig_rax = u64::from(u16::from_le_bytes([low, high]));
+        }
+    }
+    registers.reissued()
 }
 
 fn is_same(candidate: &Candidate, call: &Call) -> bool {

@@ -20,6 +20,7 @@ pub mod seccomp;
 pub mod self_test;
 pub mod slots;
 mod stacks;
+mod stuck;
 pub mod surroundings;
 pub mod symbols;
 mod versions;

@@ -28,6 +28,7 @@ pub enum Obstacle {
     NotThisArchitecture,
     ShadowStack,
     Uninterruptible,
+    Vforking,
     Seccomp(Filtered),
     Yama {
         scope: u32,
@@ -69,6 +70,9 @@ impl fmt::Display for Obstacle {
                 f.write_str("it runs with a user shadow stack, which borrowing a thread would violate")
             }
             Self::Uninterruptible => f.write_str("all of its threads sleep uninterruptibly (D state)"),
+            Self::Vforking => {
+                f.write_str("it waits for a child (vfork, posix_spawn) that has not executed its program yet")
+            }
             Self::Seccomp(filtered) => write!(f, "{filtered}"),
             Self::Yama { scope, .. } => write!(f, "ptrace is refused; kernel.yama.ptrace_scope is {scope}"),
             Self::OtherUser { uid, by } => {
@@ -122,6 +126,7 @@ impl Obstacle {
             Self::NotThisArchitecture => one("use a memray built for its architecture"),
             Self::ShadowStack => one("start it without: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"),
             Self::Uninterruptible => one("try again when its disk or network file system answers"),
+            Self::Vforking => one("try again when that child has done so, or has ended"),
             Self::Seccomp(Filtered::Strict) => one(Filtered::Strict.fix()),
             Self::Seccomp(filtered) => {
                 let by = Surroundings::look();

@@ -18,7 +18,7 @@ const MAPS_BYTES_MAX: u64 = 64 << 20;
 
 /// What a process is opened for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
+pub(super) enum Access {
     Read,
     Write,
 }
@@ -91,15 +91,26 @@ impl Process {
             pid: self.pid,
             error,
         };
-        let mut text = Vec::new();
-        let file = File::open(format!("/proc/{}/maps", self.pid)).map_err(failed)?;
-        io::Read::read_to_end(&mut io::Read::take(file, MAPS_BYTES_MAX), &mut text).map_err(failed)?;
-        let maps = maps::parse(&String::from_utf8_lossy(&text));
-        if maps.is_empty() {
-            Err(Error::Gone { pid: self.pid })
-        } else {
-            Ok(maps)
+        let read = |path: String| -> io::Result<Vec<Mapping>> {
+            let mut text = Vec::new();
+            io::Read::read_to_end(&mut io::Read::take(File::open(path)?, MAPS_BYTES_MAX), &mut text)?;
+            Ok(maps::parse(&String::from_utf8_lossy(&text)))
+        };
+        let maps = read(format!("/proc/{}/maps", self.pid)).map_err(failed)?;
+        if !maps.is_empty() {
+            return Ok(maps);
         }
+        // A leader that has ended has none, and its threads still do.
+        let threads = self.tids()?.into_iter().filter(|&tid| tid != self.pid);
+        threads
+            .filter_map(|tid| read(format!("/proc/{}/task/{tid}/maps", self.pid)).ok())
+            .find(|maps| !maps.is_empty())
+            .ok_or(Error::Gone { pid: self.pid })
+    }
+
+    /// Whether its first thread has ended, and with it much of what /proc says of the process.
+    pub fn leader_has_ended(&self) -> bool {
+        stat_field(self.pid, 3).is_none_or(|state| state == "Z")
     }
 
     /// The ids of its threads.
@@ -212,7 +223,7 @@ pub fn stat_field(pid: i32, number: usize) -> Option<String> {
 }
 
 /// Opens the memory through the leader, or, where that is a zombie, through another thread.
-fn open_mem(pid: i32, access: Access) -> Result<File, Error> {
+pub(super) fn open_mem(pid: i32, access: Access) -> Result<File, Error> {
     let open = |path: String| File::options().read(true).write(access == Access::Write).open(path);
     let failed = |error| Error::Proc {
         file: "mem",

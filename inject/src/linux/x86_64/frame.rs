@@ -54,10 +54,10 @@ pub struct Frame {
     pub bytes: Vec<u8>,
 }
 
-/// Builds the frame that brings a thread back to `registers`, `mask` and `xstate`. `None` if the xsave area is
-/// not one.
+/// Builds the frame that brings a thread back to `registers`, which the kernel does not mend any more, `mask` and
+/// `xstate`. `None` if the xsave area is not one.
 pub fn build(registers: &Registers, mask: u64, xstate: &[u8], restorer: u64) -> Option<Frame> {
-    let back = registers.reissued();
+    let back = registers;
     let xstate_bytes = frame_xstate_bytes(xstate)?;
     let fpstate = (registers.rsp - RED_ZONE_BYTES - xstate_bytes as u64 - 4) & !63;
     let ucontext = (fpstate - UCONTEXT_BYTES) & !15;
