@@ -4,7 +4,7 @@ use crate::support::libraries::{self, Events, Library};
 use crate::support::{Dir, Interpreter, interpreters, skip_optional};
 use goblin::elf::Elf;
 use goblin::elf::dynamic::{DT_FLAGS_1, DT_GNU_HASH, DT_HASH, DT_JMPREL};
-use goblin::elf::program_header::PT_GNU_RELRO;
+use goblin::elf::program_header::{PT_GNU_RELRO, PT_LOAD};
 use goblin::elf::reloc::{R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT};
 
 /// One of pyenv's interpreters, which are position-independent with slots of their own, and the distribution's, which
@@ -116,10 +116,14 @@ fn symbolic() {
     });
 }
 
-/// One segment that is all of readable, writable and executable.
+/// Code, constants and headers in one executable segment, as older linkers lay them out.
 #[test]
-fn one_segment() {
-    exact(&["-Wl,-N"], |elf| assert!(!has_relro(elf)));
+fn code_beside_constants() {
+    exact(&["-Wl,-z,noseparate-code"], |elf| {
+        let mut headers = elf.program_headers.iter();
+        let first = headers.find(|header| header.p_type == PT_LOAD).expect("a segment");
+        assert!(first.is_executable());
+    });
 }
 
 /// What a slot's file holds is nobody's business: a prelinked library has addresses there.
@@ -139,7 +143,7 @@ fn prelinked_contents() {
             .map(|slot| {
                 let mut headers = elf.program_headers.iter();
                 let header = headers
-                    .find(|header| header.p_type == 1 && header.vm_range().contains(&(*slot as usize)))
+                    .find(|header| header.p_type == PT_LOAD && header.vm_range().contains(&(*slot as usize)))
                     .expect("a segment");
                 (slot - header.p_vaddr + header.p_offset) as usize
             })
