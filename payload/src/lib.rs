@@ -61,7 +61,7 @@ impl<T> Page<T> {
 #[unsafe(no_mangle)]
 pub static memray_config: Page<Config> = Page(UnsafeCell::new(Config::EMPTY));
 
-/// 0: every hook passes through. 1: events are recorded.
+/// What hooks do now, one of `wire::landing::FLAG_…`.
 #[unsafe(no_mangle)]
 pub static memray_flag: Page<u64> = Page(UnsafeCell::new(0));
 

@@ -5,7 +5,7 @@
 //! caller, who knows what it was.
 
 use crate::arch;
-use crate::session::count;
+use crate::session::{count, is_on, may_commit};
 use core::hint::spin_loop;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use wire::config::Config;
@@ -78,7 +78,7 @@ impl<'a> Ring<'a> {
     }
 
     /// Reserves `slots` consecutive positions, none of them dead, and gives the first. Each must be committed.
-    /// None: no room, and none came within the wait budget.
+    /// None: no room, and none came within the wait budget; or the window is over, or this is a forked child.
     #[inline(always)]
     pub fn reserve(&self, slots: u64) -> Option<u64> {
         let first = self.claim(slots)?;
@@ -103,7 +103,8 @@ impl<'a> Ring<'a> {
     fn publish(&self, position: u64, thread: u16, kind: Kind, flags: u8, body: [u64; 3]) -> bool {
         let slot = self.slot(position);
         let seen = slot.word.load(Relaxed);
-        if seen == DEAD {
+        // A child that was forked since the reservation would commit its parent's slot.
+        if seen == DEAD || !may_commit() {
             return false;
         }
         for (to, from) in slot.body.iter().zip(body) {
@@ -152,7 +153,9 @@ impl<'a> Ring<'a> {
     #[inline(always)]
     fn claim(&self, slots: u64) -> Option<u64> {
         let head = self.header.head.load(Relaxed);
-        if self.has_room(head, slots) && self.advance(head, slots) {
+        // The flag again: a signal handler that interrupted this hook may have forked, and the child goes on with the
+        // hook. What it does is none of its parent's events.
+        if self.has_room(head, slots) && is_on() && self.advance(head, slots) {
             return Some(head);
         }
         self.claim_contended(slots)
@@ -167,6 +170,9 @@ impl<'a> Ring<'a> {
         let mut wait = Wait { deadline_ticks: None };
         for _ in 0..CLAIM_ATTEMPTS_MAX {
             let head = self.header.head.load(Relaxed);
+            if !is_on() {
+                return None;
+            }
             if self.has_room(head, slots) {
                 if self.advance(head, slots) {
                     return Some(head);

@@ -6,6 +6,7 @@ use crate::walk::is_finalizing;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use core::sync::atomic::{AtomicU64, compiler_fence};
 use wire::config::Config;
+use wire::landing::{FLAG_OFF, FLAG_ON};
 use wire::region::{
     ABANDONED, CODE_ENTRIES, CODES_OFFSET, RING_OFFSET, RegionHeader, STACK_ENTRIES, STACKS_OFFSET, THREAD_ENTRIES,
     THREADS_OFFSET, ThreadEntry,
@@ -30,21 +31,20 @@ impl Session<'static> {
     /// The session, if events are to be recorded now.
     #[inline(always)]
     pub fn live() -> Option<Self> {
-        let flag = crate::memray_flag.get();
         let config = crate::memray_config.get();
-        // SAFETY: both statics are always mapped and aligned; they are written from outside by aligned 8-byte stores only.
+        if flag().load(Acquire) != FLAG_ON {
+            return None;
+        }
+        // SAFETY: the static is always mapped and aligned; it is written from outside by aligned 8-byte stores only.
         // Config is plain integers, for which every bit pattern is valid. The reference is to memory inside an
         // UnsafeCell that nothing in this program writes.
         let (session, still_on) = unsafe {
-            if AtomicU64::from_ptr(flag).load(Acquire) == 0 {
-                return None;
-            }
             let session = Session::of(&*config);
             compiler_fence(Acquire);
             // Loads are in order on this architecture. A new session has a new lap base, and while the
             // configuration is written the flag is off: same lap base and flag on means that no word changed between.
             let same = (&raw const (*config).lap_base).read_volatile() == session.lap_base;
-            (session, same && AtomicU64::from_ptr(flag).load(Acquire) != 0)
+            (session, same && flag().load(Acquire) == FLAG_ON)
         };
         if !still_on || session.region.is_null() {
             return None;
@@ -143,8 +143,30 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Adds one to a loss counter.
+/// The flag, one of `wire::landing::FLAG_…`.
+#[inline(always)]
+fn flag() -> &'static AtomicU64 {
+    // SAFETY: the flag is always mapped and aligned; it is written from outside by aligned 8-byte stores only.
+    unsafe { AtomicU64::from_ptr(crate::memray_flag.get()) }
+}
+
+/// Whether events are recorded: not after the end of the window, nor in a forked child.
+#[inline(always)]
+pub fn is_on() -> bool {
+    flag().load(Relaxed) == FLAG_ON
+}
+
+/// Whether this process may finish what it has begun: a forked child may not, since a hook that its parent was in the
+/// middle of is its parent's.
+#[inline(always)]
+pub fn may_commit() -> bool {
+    flag().load(Relaxed) != FLAG_OFF
+}
+
+/// Adds one to a loss counter, unless the event is not the window's: a forked child shares the counters.
 #[inline(always)]
 pub fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
+    if is_on() {
+        counter.fetch_add(1, Relaxed);
+    }
 }

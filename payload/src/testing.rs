@@ -5,8 +5,10 @@ pub mod python;
 use crate::session::Session;
 use crate::thread::{Identity, Recording};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use wire::config::Config;
+use wire::landing::FLAG_ON;
 use wire::region::{RING_OFFSET, RegionHeader, region_bytes};
 use wire::ring::{DEAD, Kind, Slot, lap_of, word_flags, word_kind, word_lap, word_thread};
 
@@ -39,6 +41,8 @@ impl TestRegion {
         // SAFETY: the size is not zero.
         let memory = unsafe { alloc_zeroed(layout) };
         assert!(!memory.is_null());
+        // SAFETY: the flag is never unmapped, and all tests store the same.
+        unsafe { AtomicU64::from_ptr(crate::memray_flag.get()) }.store(FLAG_ON, Relaxed);
         let config = Config {
             region: memory as u64,
             ring_mask: slots - 1,

@@ -12,8 +12,8 @@ use crate::report::TargetEnd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use wire::landing::JOURNAL_BYTES;
-use wire::region::{RING_OFFSET, region_bytes};
+use wire::landing::{FLAG_CLOSING, FLAG_OFF, JOURNAL_BYTES};
+use wire::region::region_bytes;
 use wire::ring::RING_SLOTS;
 
 /// A thread that saw the flag on gets this long to finish its record.
@@ -45,6 +45,7 @@ impl Session {
         }
         self.sample();
         let losses = self.collector.losses();
+        self.free_region();
         let left_over_bytes = if is_there { self.give_back() } else { 0 };
         let target_end = match end {
             End::TargetExecuted => Some(TargetEnd::Executed),
@@ -83,10 +84,7 @@ impl Session {
 
     /// Flag off, then drains until nobody is recording any more.
     fn switch_off(&mut self) {
-        if let Err(error) = self.landing.set_flag(&self.process, false) {
-            self.warnings
-                .push(format!("tracking could not be switched off: {error}"));
-        }
+        self.set_flag(FLAG_CLOSING);
         let off_since = Instant::now();
         let mut is_busy = true;
         self.drain_all(|collector| {
@@ -94,9 +92,16 @@ impl Session {
             let waited = off_since.elapsed();
             waited >= IN_FLIGHT_MIN && (!is_busy || waited >= IN_FLIGHT_MAX)
         });
+        self.set_flag(FLAG_OFF);
         if is_busy && let Err(error) = self.landing.taint_reservation(&self.process) {
             self.warnings
                 .push(format!("a stalled thread could not be noted: {error}"));
+        }
+    }
+
+    fn set_flag(&mut self, flag: u64) {
+        if let Err(error) = self.landing.set_flag(&self.process, flag) {
+            self.warn(format!("tracking could not be switched off: {error}"));
         }
     }
 
@@ -115,12 +120,17 @@ impl Session {
         }
     }
 
+    /// Frees the region's memory in every process that maps it, children of the target included (hazard 28): no stop and
+    /// no rights are needed for this. A late writer faults in a page of zeros.
+    fn free_region(&mut self) {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if let Err(errno) = fallocate(&self.ring_memory, flags, 0, region_bytes(RING_SLOTS) as i64) {
+            self.warn(format!("the ring's memory stays with children of the target: {errno}"));
+        }
+    }
+
     /// Slots back, memory withdrawn. Returns how much address space stays.
     fn give_back(&mut self) -> u64 {
-        // First the memory, in every process that maps it: no stop and no rights are needed for this.
-        let ring_bytes = region_bytes(RING_SLOTS) - RING_OFFSET;
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let _ = fallocate(&self.ring_memory, flags, RING_OFFSET as i64, ring_bytes as i64);
         if let Err(error) = self.restore_slots() {
             self.warnings.push(format!("not every slot could be put back: {error}"));
         }

@@ -101,9 +101,9 @@ impl Landing {
         process.write_word(RemoteAddr(self.base + offset as u64), value)
     }
 
-    /// Switches every hook on or off.
-    pub fn set_flag(&self, process: &Process, on: bool) -> Result<(), inject::Error> {
-        process.write_word(RemoteAddr(self.base + self.header.flag_offset), u64::from(on))
+    /// Says what every hook does from now on: one of `wire::landing::FLAG_…`.
+    pub fn set_flag(&self, process: &Process, flag: u64) -> Result<(), inject::Error> {
+        process.write_word(RemoteAddr(self.base + self.header.flag_offset), flag)
     }
 
     pub fn is_on(&self, process: &Process) -> Result<bool, inject::Error> {
@@ -186,10 +186,13 @@ impl Landing {
 
     /// Who tracks this process now, according to the mark.
     pub fn owner(&self, process: &Process) -> Option<Owner> {
-        self.owner_of(process.start_ticks())
+        // Most processes have no mark.
+        (self.header.session.state == SESSION_LIVE)
+            .then(|| self.owner_of(Bearer::of(process)))
+            .flatten()
     }
 
-    fn owner_of(&self, target_start_ticks: u64) -> Option<Owner> {
+    fn owner_of(&self, bearer: Bearer) -> Option<Owner> {
         let mark = &self.header.session;
         (mark.state == SESSION_LIVE).then(|| {
             let path = &mark.path[..(mark.path_bytes as usize).min(PATH_BYTES_MAX)];
@@ -198,7 +201,7 @@ impl Landing {
                 start_ticks: mark.owner_start_ticks,
                 pid_namespace: mark.owner_pid_namespace,
                 uid: mark.owner_uid as u32,
-                is_inherited: mark.target_start_ticks != target_start_ticks,
+                is_inherited: !bearer.is_named_by(mark),
                 started_ms: mark.started_ms,
                 path: PathBuf::from(std::ffi::OsStr::from_bytes(path)),
             }
@@ -250,8 +253,32 @@ impl Landing {
     }
 }
 
+/// The process that holds a mark.
+#[derive(Clone, Copy)]
+pub struct Bearer {
+    start_ticks: u64,
+    /// As the process sees itself: the same for every observer.
+    inner_pid: u32,
+}
+
+impl Bearer {
+    pub fn of(process: &Process) -> Self {
+        Self {
+            start_ticks: process.start_ticks(),
+            inner_pid: target::inner_pid(process.pid()).unwrap_or(0),
+        }
+    }
+
+    /// Whether the mark was made for this process, and not for one that it was forked from.
+    fn is_named_by(self, mark: &SessionMark) -> bool {
+        let pid = (mark.owner_uid >> 32) as u32;
+        let is_same_pid = pid == self.inner_pid || pid == 0 || self.inner_pid == 0;
+        mark.target_start_ticks == self.start_ticks && is_same_pid
+    }
+}
+
 /// The mark of a session whose owner is this process.
-pub fn own_mark(target_start_ticks: u64, started_ms: i64, capture: &Path) -> SessionMark {
+pub fn own_mark(bearer: Bearer, started_ms: i64, capture: &Path) -> SessionMark {
     let bytes = capture.as_os_str().as_bytes();
     let used = bytes.len().min(PATH_BYTES_MAX);
     let mut path = [0; PATH_BYTES_MAX];
@@ -261,8 +288,8 @@ pub fn own_mark(target_start_ticks: u64, started_ms: i64, capture: &Path) -> Ses
         owner_pid: u64::from(std::process::id()),
         owner_start_ticks: target::own_start_ticks(),
         owner_pid_namespace: target::own_pid_namespace(),
-        owner_uid: u64::from(nix::unistd::getuid().as_raw()),
-        target_start_ticks,
+        owner_uid: u64::from(bearer.inner_pid) << 32 | u64::from(nix::unistd::getuid().as_raw()),
+        target_start_ticks: bearer.start_ticks,
         started_ms: started_ms as u64,
         path_bytes: used as u64,
         path,
@@ -382,7 +409,8 @@ mod tests {
         header.flag_offset = 0x2000;
         header.journal = 0x7f00_0000_0000;
         header.reservation_tainted = 1;
-        header.session = own_mark(99, 1_700_000_000_000, Path::new("/tmp/ä b.bin"));
+        let bearer = |start_ticks, inner_pid| Bearer { start_ticks, inner_pid };
+        header.session = own_mark(bearer(99, 7), 1_700_000_000_000, Path::new("/tmp/ä b.bin"));
         header.session.state = SESSION_LIVE;
         let encoded: [u8; size_of::<LandingHeader>()] = encode(&header).try_into().expect("as long as the struct");
         let decoded = Landing {
@@ -390,11 +418,15 @@ mod tests {
             header: decode(&encoded),
         };
         assert_eq!(encode(&decoded.header), encoded);
-        let owner = decoded.owner_of(99).expect("the mark is live");
+        let owner = decoded.owner_of(bearer(99, 7)).expect("the mark is live");
         assert_eq!(owner.pid, std::process::id() as i32);
         assert_eq!(owner.path, Path::new("/tmp/ä b.bin"));
         assert!(!owner.is_inherited);
-        assert!(decoded.owner_of(100).expect("the mark is live").is_inherited);
+        assert_eq!(owner.uid, nix::unistd::getuid().as_raw());
+        // A child, which started later, or within the same clock tick.
+        for child in [bearer(100, 8), bearer(99, 8)] {
+            assert!(decoded.owner_of(child).expect("the mark is live").is_inherited);
+        }
         assert!(decoded.is_unsealed());
     }
 }

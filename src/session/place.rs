@@ -178,8 +178,15 @@ impl Wreck {
         }
     }
 
-    /// Removes it, and the landing itself if it was never completed: nothing ever pointed into that.
-    pub fn clear(&self, process: &Process, maps: &[Mapping], landing: &Landing) -> Result<(), Error> {
+    /// Removes it, and the landing itself if it was never completed: nothing ever pointed into that. A region of its
+    /// own loses its memory in the process' children, too.
+    pub fn clear(
+        &self,
+        process: &Process,
+        maps: &[Mapping],
+        landing: &Landing,
+        region: RegionOwner,
+    ) -> Result<(), Error> {
         if !self.is_mapped && self.descriptors.is_empty() && !landing.is_unsealed() {
             return Ok(());
         }
@@ -188,6 +195,9 @@ impl Wreck {
         inject::with_borrowed_thread(process, maps, &options, |thread| {
             for &descriptor in &self.descriptors {
                 ring_memory::close_left_open(process, thread, descriptor)?;
+            }
+            if region == RegionOwner::Itself {
+                free_region(thread, maps, landing);
             }
             let header = &landing.header;
             if landing.is_unsealed() {
@@ -201,6 +211,27 @@ impl Wreck {
             Ok::<_, Error>(())
         })?;
         Ok(())
+    }
+}
+
+/// Whose session a region belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegionOwner {
+    /// The process that maps it.
+    Itself,
+    /// Its parent, which may be tracked still.
+    Parent,
+}
+
+/// Frees the region's memory in every process that maps it: children outlive the target (hazard 28).
+fn free_region(thread: &mut Borrowed, maps: &[Mapping], landing: &Landing) {
+    let start = landing.header.journal.saturating_add(JOURNAL_BYTES);
+    let end = landing.header.journal.saturating_add(landing.header.reservation_bytes);
+    // Nothing but our own file, whatever the header says.
+    let is_region = |map: &Mapping| map.start == start && map.end <= end && ring_memory::is_shared(map);
+    if let Some(map) = maps.iter().find(|map| is_region(map)) {
+        // Where this fails the memory goes with the last child.
+        let _ = thread.madvise(RemoteAddr(start), map.end - start, libc::MADV_REMOVE as u64);
     }
 }
 

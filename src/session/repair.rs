@@ -3,11 +3,11 @@
 use super::error::Error;
 use super::landing::{Landing, Owner};
 use super::lock::AttachLock;
-use super::place::Wreck;
+use super::place::{RegionOwner, Wreck};
 use super::{control, target};
 use inject::{Mapping, Process, RemoteAddr, Topic};
 use std::time::{Duration, Instant};
-use wire::landing::JOURNAL_BYTES;
+use wire::landing::{FLAG_OFF, JOURNAL_BYTES};
 use wire::region::{RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry};
 
 /// A thread that saw the flag on gets this long to leave the recording part of a hook.
@@ -24,7 +24,8 @@ pub fn take_over(process: &Process, maps: &[Mapping]) -> Result<bool, Error> {
         match claim(process, &landing) {
             None => continue,
             Some(Claim::Live(owner)) => return Err(busy(process, owner)),
-            Some(Claim::Dead(_) | Claim::Inherited(_)) => repair(process, maps, &mut landing)?,
+            Some(Claim::Dead(_)) => repair(process, maps, &mut landing, RegionOwner::Itself)?,
+            Some(Claim::Inherited(_)) => repair(process, maps, &mut landing, RegionOwner::Parent)?,
         }
         repaired = true;
     }
@@ -101,7 +102,7 @@ pub fn detach(pid: i32) -> Result<String, Error> {
         };
     };
     if owner.is_inherited {
-        repair(&process, &maps, &mut landing)?;
+        repair(&process, &maps, &mut landing, RegionOwner::Parent)?;
         return Ok(format!(
             "cleaned up what {pid} inherited from its parent, which is or was tracked"
         ));
@@ -122,7 +123,7 @@ pub fn detach(pid: i32) -> Result<String, Error> {
             ));
         }
     }
-    repair(&process, &process.maps()?, &mut landing)?;
+    repair(&process, &process.maps()?, &mut landing, RegionOwner::Itself)?;
     Ok(format!(
         "cleaned up after a memray that was killed; its capture, up to then, is {}",
         owner.path.display()
@@ -158,24 +159,26 @@ pub fn after_death(process: &Process, tool_pid: i32, tool_start_ticks: u64) {
             |owner: Owner| (owner.pid, owner.start_ticks) == (tool_pid, tool_start_ticks) && !owner.is_inherited;
         if landing.owner(process).is_some_and(is_its) {
             // Nobody is left to tell; what fails here, the next attach or detach repairs.
-            let _ = repair(process, &maps, &mut landing);
+            let _ = repair(process, &maps, &mut landing, RegionOwner::Itself);
         }
     }
 }
 
 /// Switches off, puts slots back, withdraws the memory, takes the mark away. May be repeated at any point.
-fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<(), Error> {
-    landing.set_flag(process, false)?;
+fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing, region: RegionOwner) -> Result<(), Error> {
+    landing.set_flag(process, FLAG_OFF)?;
     std::thread::sleep(IN_FLIGHT);
     // A call that the dead tool gave to a thread must not come after what is done here.
     inject::send_abandoned_threads_home(process, maps)?;
     let maps = &process.maps()?;
     let wreck = Wreck::of(process, maps, landing);
-    if wreck.is_mapped && threads_are_busy(process, landing.header.journal + JOURNAL_BYTES) {
+    // A forked child has none of the threads of its parent's table.
+    let may_be_busy = region == RegionOwner::Itself;
+    if may_be_busy && wreck.is_mapped && threads_are_busy(process, landing.header.journal + JOURNAL_BYTES) {
         landing.taint_reservation(process)?;
     }
     restore_slots(process, landing)?;
-    wreck.clear(process, maps, landing)?;
+    wreck.clear(process, maps, landing, region)?;
     let owner = landing.owner(process);
     if !landing.is_unsealed() {
         landing.end_session(process)?;

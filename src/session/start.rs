@@ -4,7 +4,7 @@
 use super::Session;
 use super::error::Error;
 use super::guardian::Guardian;
-use super::landing::{Landing, own_mark};
+use super::landing::{Bearer, Landing, own_mark};
 use super::output::Output;
 use super::place::{Placed, place, write_image};
 use super::preflight::Survey;
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wire::Hook;
 use wire::config::Config;
-use wire::landing::SessionMark;
+use wire::landing::{FLAG_ON, SessionMark};
 use wire::ring::RING_SLOTS;
 
 /// How long one event may wait for room in the ring (hazard 22).
@@ -71,7 +71,7 @@ impl Survey {
             region,
             ring_memory,
             pause,
-        } = self.place(own_mark(self.process.start_ticks(), attached_ms, &output.path))?;
+        } = self.place(own_mark(Bearer::of(&self.process), attached_ms, &output.path))?;
         let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
         let shared = Region::map(&ring_memory, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
         let touched = shared.touch();
@@ -89,7 +89,7 @@ impl Survey {
         self.hooks.install(&self.process, &mut landing)?;
         // Before the target can touch a page itself, which would be charged to its cgroup.
         let _ = touched.join();
-        landing.set_flag(&self.process, true)?;
+        landing.set_flag(&self.process, FLAG_ON)?;
         // From here on the session mark tells others.
         drop(self.lock);
         let (live_since, live_after) = (Instant::now(), started.elapsed());

@@ -101,6 +101,11 @@ fn is_nested(pid: i32) -> bool {
     inner_tid(pid, pid) != u32::try_from(pid).ok()
 }
 
+/// A process' id as it sees itself.
+pub fn inner_pid(pid: i32) -> Option<u32> {
+    inner_tid(pid, pid)
+}
+
 fn inner_tid(pid: i32, tid: i32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
     match status.lines().find_map(|line| line.strip_prefix("NSpid:")) {

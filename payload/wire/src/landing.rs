@@ -34,7 +34,8 @@ pub struct LandingHeader {
     /// A digest of the image file, written once the image is complete; 0 before. The text is reused only by a tool
     /// that carries the same, and nothing ever pointed into a landing without one.
     pub image_digest: u64,
-    /// The on-flag (u64), counted from the landing's start; its page is MADV_WIPEONFORK.
+    /// The on-flag (u64), counted from the landing's start: [`FLAG_OFF`], [`FLAG_ON`] or [`FLAG_CLOSING`]. Its page is
+    /// MADV_WIPEONFORK.
     pub flag_offset: u64,
     /// The [`crate::config::Config`], counted from the landing's start.
     pub config_offset: u64,
@@ -68,7 +69,8 @@ pub struct SessionMark {
     pub owner_start_ticks: u64,
     /// Inode of its PID namespace.
     pub owner_pid_namespace: u64,
-    /// Its real user id.
+    /// Its real user id in the low half. In the high half the id, as it sees itself, of the process that was attached
+    /// to, or 0: by it a child is known that was forked within the clock tick in which its parent started.
     pub owner_uid: u64,
     /// Start time of the process that was attached to: a forked child inherits the mark, but not the session.
     pub target_start_ticks: u64,
@@ -79,6 +81,14 @@ pub struct SessionMark {
     /// The capture, absolute, in the owner's mount namespace.
     pub path: [u8; PATH_BYTES_MAX],
 }
+
+/// Every hook passes through; also in a forked child, whose flag is wiped. What a hook has reserved stays uncommitted:
+/// it is the parent's to commit.
+pub const FLAG_OFF: u64 = 0;
+/// Events are recorded.
+pub const FLAG_ON: u64 = 1;
+/// No new events; what was reserved is still committed, for the tool drains.
+pub const FLAG_CLOSING: u64 = 2;
 
 /// No session.
 pub const SESSION_NONE: u64 = 0;
