@@ -41,6 +41,8 @@ pub enum Error {
     ElsewhereOwned(Owner),
     /// Another memray is attaching and does not get done.
     BeingAttached,
+    /// The process became another program in the middle of the attach.
+    Executed,
     /// Nobody tracks this process.
     NoSession,
     /// The allocation functions were not found in any module.
@@ -95,6 +97,7 @@ impl fmt::Display for Error {
                 )
             }
             Self::BeingAttached => f.write_str("another memray is attaching to it right now"),
+            Self::Executed => f.write_str("it has just become another program (exec)"),
             Self::NoSession => f.write_str("it is not being tracked"),
             Self::NothingToHook => f.write_str("none of its modules calls malloc through a slot that could be hooked"),
             Self::TooManySlots(count) => {
@@ -111,6 +114,17 @@ impl Error {
         use python::FindError;
         let is_early = |error: &FindError| matches!(error, FindError::NotInitialised { .. } | FindError::Layout { .. });
         matches!(self, Self::NothingToHook) || matches!(self, Self::Python(error) if is_early(error))
+    }
+
+    /// The same, or the reason behind it: a target that left in the middle makes any step fail.
+    pub fn or_left(self, process: &inject::Process) -> Self {
+        if !process.is_alive() {
+            Self::Inject(inject::Error::Gone { pid: process.pid() })
+        } else if process.has_left() {
+            Self::Executed
+        } else {
+            self
+        }
     }
 
     /// What to type or change.
@@ -135,7 +149,7 @@ impl Error {
                 Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned())
             }
             Self::ReadOnlyPages => Some("boot it with: proc_mem.force_override=always".to_owned()),
-            Self::ForeignDescriptor | Self::BeingAttached => Some("try again in a moment".to_owned()),
+            Self::ForeignDescriptor | Self::BeingAttached | Self::Executed => Some("try again in a moment".to_owned()),
             Self::Host(_, fixes) => fixes.first().cloned(),
             Self::TornWords | Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
         }

@@ -133,13 +133,23 @@ impl Survey {
             pid,
             |error: &Error| Some(error),
             || {
-                let mut examination = Examination::new(pid, Purpose::Attach);
-                for check in CHECKS.iter().filter(|check| check.when == When::Always) {
-                    (check.run)(&mut examination)?;
+                // A target that leaves in the middle makes any check fail.
+                let before = Process::open(pid);
+                let made = Self::make_once(pid);
+                match before {
+                    Ok(before) => made.map_err(|error| error.or_left(&before)),
+                    Err(_) => made,
                 }
-                examination.into_survey()
             },
         )
+    }
+
+    fn make_once(pid: i32) -> Result<Self, Error> {
+        let mut examination = Examination::new(pid, Purpose::Attach);
+        for check in CHECKS.iter().filter(|check| check.when == When::Always) {
+            (check.run)(&mut examination)?;
+        }
+        examination.into_survey()
     }
 }
 
@@ -171,8 +181,16 @@ fn patiently<T, E>(
     let deadline = Instant::now() + SETTLE_MAX;
     loop {
         let result = look();
-        let is_early = result.as_ref().err().and_then(&reason).is_some_and(Error::may_be_early);
-        if !is_early || Instant::now() >= deadline || !target::is_young(pid) {
+        // A program that has just been executed is young whatever its process' age.
+        let is_early = result
+            .as_ref()
+            .err()
+            .and_then(&reason)
+            .is_some_and(|error| match error {
+                Error::Executed => true,
+                error => error.may_be_early() && target::is_young(pid),
+            });
+        if !is_early || Instant::now() >= deadline {
             return result;
         }
         std::thread::sleep(SETTLE_STEP);

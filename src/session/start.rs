@@ -44,11 +44,12 @@ impl Session {
         let clock = TickClock::start();
         let survey = Survey::make(options.pid)?;
         let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
+        let process = survey.process.clone();
         let begun = survey.go_live(options, &output, started, &clock);
-        if begun.is_err() {
+        begun.map_err(|error| {
             output.discard();
-        }
-        begun
+            error.or_left(&process)
+        })
     }
 }
 

@@ -79,6 +79,13 @@ impl Process {
         !matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(1..))
     }
 
+    /// Whether the address space that it was opened for is gone: it has ended, or executes another program.
+    pub fn has_left(&self) -> bool {
+        // Any address: what is not mapped is an error, an address space that is gone an end of file.
+        let mut byte = [0];
+        matches!(self.mem.read_at(&mut byte, 0), Ok(0))
+    }
+
     /// Its wait status, as far as the kernel still knows it: while it is a zombie, or (from Linux 6.15) through
     /// the pidfd even after its parent has reaped it.
     pub fn exit_status(&self) -> Option<i32> {
