@@ -4,6 +4,7 @@ import re
 import struct
 
 MAGIC = b"memray landing\n\0"
+REGION_BYTES_MIN = 8 << 20
 
 
 def maps(pid):
@@ -30,6 +31,13 @@ def landings(pid, memory, rows):
                 state, owner = struct.unpack_from("<2Q", head, 120)
                 found.append((start, text_start, text_end, state, owner))
     return found
+
+
+def regions(rows):
+    """Mappings that tool and target share. Shared memory of a program's own is smaller in our targets."""
+    return [(start, end) for start, end, permissions, inode, path in rows
+            if path.startswith("/memfd:memray")
+            or (path.startswith("/dev/zero (deleted)") and end - start >= REGION_BYTES_MIN)]
 
 
 def hooked_words(memory, rows, text_start, text_end):
@@ -88,9 +96,8 @@ def faults(pid, descriptors_before=None, live=False):
     finally:
         os.close(memory)
     if not live:
-        for start, end, permissions, inode, path in rows:
-            if path.startswith(("/memfd:memray", "/dev/zero")):
-                found.append("%#x-%#x %s still mapped" % (start, end, path))
+        for start, end in regions(rows):
+            found.append("%#x-%#x: a region still mapped" % (start, end))
     for tid in map(int, os.listdir("/proc/%d/task" % pid)):
         try:
             fields = status(pid, tid)
@@ -109,6 +116,46 @@ def faults(pid, descriptors_before=None, live=False):
         if memfds:
             found.append("descriptors left: %s" % memfds)
     return found
+
+
+class State:
+    """What a process has that it could have more of each time. Take it while the process does nothing."""
+
+    # What a program's own allocator may keep in one rest and not in another.
+    MAPPINGS_MAX = 60
+    RSS_KB_MAX = 24 << 10
+    # Arenas of threads that were not there before reserve 64 MiB each; reservations of ours have 9 MiB.
+    RESERVED_MAX = 1
+
+    def __init__(self, pid):
+        rows = maps(pid)
+        self.descriptors = sorted(descriptors(pid).values())
+        self.threads = len(os.listdir("/proc/%d/task" % pid))
+        self.mappings = len(rows)
+        with open("/proc/%d/smaps_rollup" % pid) as lines:
+            self.rss_kb = next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+        memory = os.open("/proc/%d/mem" % pid, os.O_RDONLY)
+        try:
+            self.landings = len(landings(pid, memory, rows))
+            spans = {struct.unpack("<Q", os.pread(memory, 8, landing[0] + 88))[0] for landing in landings(pid, memory, rows)}
+        finally:
+            os.close(memory)
+        # Each reservation is a mapping of its own, being left out of core dumps.
+        self.reservations = sum(end - start in spans for start, end, permissions, inode, path in rows if not path)
+
+    def more_in(self, later):
+        """Lines that say what there is more of."""
+        found = []
+        if later.descriptors != self.descriptors:
+            found.append("descriptors %s, were %s" % (later.descriptors, self.descriptors))
+        if later.threads != self.threads:
+            found.append("threads %d, were %d" % (later.threads, self.threads))
+        for name, least in (("mappings", self.MAPPINGS_MAX), ("rss_kb", self.RSS_KB_MAX), ("landings", 0),
+                            ("reservations", self.RESERVED_MAX)):
+            before, now = getattr(self, name), getattr(later, name)
+            if now > before + least:
+                found.append("%s: %d, were %d" % (name, now, before))
+        return found
 
 
 def leftover_processes(binary):

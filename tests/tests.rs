@@ -60,6 +60,8 @@ mod stacks;
 mod states;
 /// `status`: which sessions there are, whoever asks from wherever, and what became of them.
 mod status;
+/// A bounded part of `scripts/storm`.
+mod storm;
 /// Libraries that are unloaded while hooked.
 mod unloading;
 /// Native code blocked in each system call that waits: its result and its time are what they would have been.
