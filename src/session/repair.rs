@@ -146,7 +146,7 @@ fn withdraw_all_forgotten(process: &Process) -> Result<bool, Error> {
 fn withdraw_forgotten(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<bool, Error> {
     let is_mapped = !landing.is_unsealed() && Wreck::of(process, maps, landing).is_mapped;
     if is_mapped {
-        repair(process, maps, landing)?;
+        repair(process, maps, landing, RegionOwner::Itself)?;
     }
     Ok(is_mapped)
 }
