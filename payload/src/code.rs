@@ -190,5 +190,5 @@ fn push_head(payload: &mut Payload, code: u64, firstlineno: u32, parts: &[Text; 
     payload.push(cut, 1);
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

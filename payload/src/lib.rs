@@ -21,21 +21,27 @@
 //! - [`hooks`]: the allocation family; `modules`: the dlopen family; `arch`: the entries and everything that differs by CPU.
 //! - [`session`]: is anything live, and where is the region; `thread`: whose event is it, may it be recorded.
 //! - [`walk`], [`stack`], [`code`]: which Python stack is this; `sent`: does the tool know it already.
-//! - [`ring`]: the writing end.
+//! - [`ring`]: the writing end. `models` runs it, the thread table and the re-attach against the tool's side under loom.
 #![cfg_attr(not(test), no_std)]
+// The models leave out what reads the tracee's own memory.
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 #[macro_use]
 mod arch;
 mod code;
+#[cfg(not(loom))]
 mod hooks;
 mod load;
 mod mix;
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(not(loom))]
 mod modules;
 mod ring;
 mod sent;
 mod session;
 mod stack;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod testing;
 mod thread;
 mod walk;

@@ -7,10 +7,10 @@ use crate::arch::{self, Timespec};
 use crate::ring::tool_is_alive;
 use crate::session::Session;
 use crate::thread::{Identity, find};
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use wire::Hook;
 use wire::region::RegionHeader;
+use wire::sync::AtomicU64;
+use wire::sync::Ordering::{Acquire, Relaxed, SeqCst};
 
 /// How often, and how long at a time, a dlsym waits for its module to be hooked.
 const WAIT_SLICES_MAX: u32 = 10;

@@ -6,11 +6,11 @@
 
 use crate::arch;
 use crate::session::{count, is_on, may_commit};
-use core::hint::spin_loop;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use wire::config::Config;
 use wire::region::{ABANDONED, RegionHeader};
 use wire::ring::{DEAD, Kind, RECORD_SLOTS_MAX, Slot, lap_of, word};
+use wire::sync::Ordering::{Acquire, Relaxed, Release};
+use wire::sync::spin_loop;
 
 /// Reservations that may be given back because a slot in them is dead. Dead slots are rare and scattered, and every retry
 /// starts behind the last.
@@ -45,6 +45,8 @@ pub struct Ring<'a> {
     header: &'a RegionHeader,
     slots: *const Slot,
     mask: u64,
+    /// A copy, so that a writer who wakes up in a later session still writes its own laps.
+    lap_base: u32,
     config: &'a Config,
 }
 
@@ -52,11 +54,18 @@ impl<'a> Ring<'a> {
     /// # Safety
     /// `slots` points at `mask + 1` slots, a power of two, that stay mapped.
     #[inline(always)]
-    pub unsafe fn new(header: &'a RegionHeader, slots: *const Slot, mask: u64, config: &'a Config) -> Self {
+    pub unsafe fn new(
+        header: &'a RegionHeader,
+        slots: *const Slot,
+        mask: u64,
+        lap_base: u32,
+        config: &'a Config,
+    ) -> Self {
         Ring {
             header,
             slots,
             mask,
+            lap_base,
             config,
         }
     }
@@ -110,7 +119,7 @@ impl<'a> Ring<'a> {
         for (to, from) in slot.body.iter().zip(body) {
             to.store(from, Relaxed);
         }
-        let lap = lap_of(position, self.mask + 1, self.config.lap_base);
+        let lap = lap_of(position, self.mask + 1, self.lap_base);
         // Release: the body before the word; matched by the reader's acquire load of the word.
         slot.word
             .compare_exchange(seen, word(lap, thread, flags, kind), Release, Relaxed)
@@ -356,5 +365,5 @@ impl<'a> Payload<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

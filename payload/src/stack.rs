@@ -152,5 +152,5 @@ fn pack(layout: &PythonLayout, body: &mut [u64; 3], half: u64, frame: Frame) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

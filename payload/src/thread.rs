@@ -7,11 +7,12 @@ use crate::arch;
 use crate::mix::SALT;
 use crate::ring::Outcome;
 use crate::session::{Session, count};
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU64, compiler_fence};
+use core::sync::atomic::compiler_fence;
 use wire::config::Config;
-use wire::region::{BUSY_PASSES_MAX, THREAD_ENTRIES, THREAD_PROBES, ThreadEntry};
+use wire::region::{BUSY_PASSES_MAX, THREAD_ENTRIES, THREAD_PROBES, TID_FREEING, ThreadEntry};
 use wire::ring::Kind;
+use wire::sync::AtomicU64;
+use wire::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 /// Who is running. Thread pointers are reused at once when a thread ends, so only both together name a thread
 /// (hazard 16).
@@ -52,12 +53,9 @@ impl<'s> Recording<'s> {
             count(&session.header().losses.no_thread_entry);
             return None;
         };
-        if entry.tid.load(Relaxed) != identity.tid {
-            // The thread that had this thread pointer is gone, and with it its mark.
-            entry.busy.store(0, Relaxed);
-            entry.busy_passes.store(0, Relaxed);
-            entry.announced.store(0, Relaxed);
-            entry.tid.store(identity.tid, Relaxed);
+        if entry.tid.load(Relaxed) != identity.tid && !take_over(entry, identity.tid) {
+            count(&session.header().losses.no_thread_entry);
+            return None;
         }
         if entry.busy.load(Relaxed) != 0 && !breaks_mark(entry) {
             count(&session.header().losses.reentrant);
@@ -67,7 +65,9 @@ impl<'s> Recording<'s> {
         entry.busy.store(1, Relaxed);
         // A signal handler on this thread sees the mark before anything that it protects.
         compiler_fence(AcqRel);
-        if entry.announced.load(Relaxed) == 0 && !announce(session, identity, entry, index) {
+        if entry.announced.load(Relaxed) != announced_mark(session, identity)
+            && !announce(session, identity, entry, index)
+        {
             // Without its Thread record the event would be taken for one of the entry's previous owner.
             count(lost);
             entry.busy.store(0, Release);
@@ -97,8 +97,37 @@ impl<'s> Recording<'s> {
 fn announce(session: &Session, identity: Identity, entry: &ThreadEntry, index: u16) -> bool {
     let body = [identity.tid as u64, identity.thread_pointer, 0];
     let written = session.ring().write(index, Kind::Thread, 0, body) == Outcome::Written;
-    entry.announced.store(written as u32, Relaxed);
+    if written {
+        entry.announced.store(announced_mark(session, identity), Relaxed);
+    }
     written
+}
+
+/// What [`ThreadEntry::announced`] holds once this thread was announced in this session; never 0.
+#[inline(always)]
+fn announced_mark(session: &Session, identity: Identity) -> u32 {
+    (session.lap_base ^ identity.tid.wrapping_mul(SALT[1] as u32)) | 1
+}
+
+/// Makes an entry this thread's own whose thread pointer was claimed by it or belonged to a thread that is gone.
+/// False: the tool is freeing it this very moment.
+#[cold]
+#[inline(never)]
+fn take_over(entry: &ThreadEntry, tid: u32) -> bool {
+    let owner = entry.tid.load(Relaxed);
+    if owner == TID_FREEING {
+        return false;
+    }
+    // Relaxed: what the fields held was written by a thread that had this thread pointer, so that it ended before.
+    match entry.tid.compare_exchange(owner, tid, Relaxed, Relaxed) {
+        Ok(_) => {
+            // The mark of the thread that is gone. A signal handler that comes in before passes through.
+            entry.busy.store(0, Relaxed);
+            entry.busy_passes.store(0, Relaxed);
+            true
+        }
+        Err(owner) => owner == tid,
+    }
 }
 
 impl Drop for Recording<'_> {
@@ -162,7 +191,7 @@ fn claim(entry: &ThreadEntry, thread_pointer: u64) -> bool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::testing::TestRegion;
@@ -218,14 +247,29 @@ mod tests {
     }
 
     #[test]
-    fn a_freed_entry_is_claimed_and_announced_again() {
+    fn a_freed_entry_is_claimed_and_its_next_owner_announced() {
         let region = TestRegion::new(64);
         let index = region.record_as(POINTER, 100).unwrap().index;
         let entry = region.session().thread_entry(index as usize);
-        entry.tid.store(0, Relaxed);
+        entry.tid.store(TID_FREEING, Relaxed);
+        assert!(region.record_as(POINTER, 101).is_none(), "it is being freed");
+        assert_eq!(region.header().losses.no_thread_entry.load(Relaxed), 1);
         entry.thread_pointer.store(0, Relaxed);
-        assert_eq!(region.record_as(POINTER, 100).unwrap().index, index);
+        assert_eq!(region.record_as(POINTER, 101).unwrap().index, index);
         assert_eq!(region.drain_kinds(), [Thread, Thread]);
+    }
+
+    #[test]
+    fn an_announcement_of_another_session_says_nothing() {
+        let mut region = TestRegion::new(64);
+        assert!(region.record_as(POINTER, 100).is_some());
+        assert_eq!(region.drain_kinds(), [Thread]);
+        region.config.lap_base += 1 << 20;
+        assert!(region.record_as(POINTER, 100).is_some());
+        assert!(region.record_as(POINTER, 100).is_some());
+        assert_eq!(region.session().ring().write(9, Kind::Pad, 0, [0; 3]), Outcome::Written);
+        let position = region.header().head.load(Relaxed);
+        assert_eq!(position, 3, "announced once more, then the pad");
     }
 
     #[test]

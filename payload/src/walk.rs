@@ -235,5 +235,5 @@ impl<'a> Walk<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -3,6 +3,7 @@
 use super::definitions::{Assembly, Defined, Definitions};
 use super::ranges::{Range, Ranges};
 use super::ring::{Next, RawRecord, RingReader};
+use super::threads;
 use crate::capture::{Frame, Losses, Writer};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::atomic::Ordering;
@@ -180,24 +181,10 @@ impl Collector {
         taken
     }
 
-    /// Frees the table entries of threads that are not among the living, by their kernel ids as the tracee sees
-    /// them. By the protocol of `ThreadEntry`: a new thread may be claiming an entry right now.
-    pub fn release_dead_threads(&self, living: &FxHashSet<u32>) {
-        for entry in self.reader.region().threads() {
-            let pointer = entry.thread_pointer.load(Ordering::Acquire);
-            let tid = entry.tid.load(Ordering::Acquire);
-            let is_dead = pointer != 0 && tid != 0 && !living.contains(&tid);
-            if is_dead
-                && entry
-                    .tid
-                    .compare_exchange(tid, 0, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
-            {
-                let _ = entry
-                    .thread_pointer
-                    .compare_exchange(pointer, 0, Ordering::AcqRel, Ordering::Relaxed);
-            }
-        }
+    /// Frees the table entries of threads that are dead. `living` lists the kernel ids of those that live, as the
+    /// tracee sees them.
+    pub fn release_dead_threads(&self, living: impl FnOnce() -> FxHashSet<u32>) {
+        threads::release_dead(self.reader.region().threads(), living);
     }
 
     fn take(&mut self, record: RawRecord) {

@@ -174,7 +174,7 @@ fn dead_threads_make_room_and_living_ones_stay() {
         entry.thread_pointer.store(pointer, Ordering::Relaxed);
         entry.tid.store(tid, Ordering::Relaxed);
     }
-    rig.collector.release_dead_threads(&FxHashSet::from_iter([8]));
+    rig.collector.release_dead_threads(|| FxHashSet::from_iter([8]));
     let left: Vec<u64> = entries[..3]
         .iter()
         .map(|entry| entry.thread_pointer.load(Ordering::Relaxed))

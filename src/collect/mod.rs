@@ -11,6 +11,7 @@ mod definitions;
 mod ranges;
 mod region;
 mod ring;
+mod threads;
 mod ticks;
 
 pub use collector::{Collector, MAIN_THREAD, ThreadNames};

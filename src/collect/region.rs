@@ -3,6 +3,7 @@
 //! All access goes through atomics: the tracee changes this memory at any time, so nothing read here is
 //! trusted, only copied and checked.
 
+use super::threads;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
@@ -74,9 +75,7 @@ impl Region {
 
     /// Whether any thread of the tracee is in the recording part of a hook.
     pub fn any_thread_is_busy(&self) -> bool {
-        self.threads()
-            .iter()
-            .any(|entry| entry.thread_pointer.load(Ordering::Relaxed) != 0 && entry.busy.load(Ordering::Acquire) != 0)
+        threads::any_is_busy(self.threads())
     }
 
     /// Sleeps until the tracee loads or unloads a module, or the time is over.

@@ -13,6 +13,7 @@ use super::target;
 use crate::capture::{FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Collector, MAIN_THREAD, Region, RingReader, TickClock};
 use inject::Process;
+use std::mem::offset_of;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wire::Hook;
@@ -201,14 +202,28 @@ impl Survey {
     }
 }
 
-/// Stores the words that differ, each by one aligned write: a hook left over from an earlier session may read
-/// them at any time and must never see a torn pointer.
+/// Stores the words that differ, each by one aligned write: a hook left over from an earlier session may read them at any
+/// time and must never see a torn pointer.
+///
+/// The lap base goes last, so that who reads a new one finds all else new ([`wire::config::Config`]).
 fn write_config(process: &Process, landing: &Landing, config: &Config) -> Result<(), Error> {
+    const LAP_BASE: usize = offset_of!(Config, lap_base) / 8;
+    const PYTHON: usize = offset_of!(Config, python) / 8;
     let base = landing.base + landing.header.config_offset;
-    for (index, word) in config.words().into_iter().enumerate() {
-        let address = inject::RemoteAddr(base + 8 * index as u64);
-        if process.read_u64(address)? != word {
-            process.write_word(address, word)?;
+    let address = |index: usize| inject::RemoteAddr(base + 8 * index as u64);
+    let mut words = config.words();
+    if config.python.enabled == 0 {
+        // A thread that has been held up in a walk since an earlier session goes on by the offsets that it finds.
+        for (index, word) in words.iter_mut().enumerate().skip(PYTHON) {
+            *word = process.read_u64(address(index))?;
+        }
+        // `enabled` is the low half of the first.
+        words[PYTHON] &= !u64::from(u32::MAX);
+    }
+    let others = (0..words.len()).filter(|&index| index != LAP_BASE);
+    for index in others.chain([LAP_BASE]) {
+        if process.read_u64(address(index))? != words[index] {
+            process.write_word(address(index), words[index])?;
         }
     }
     Ok(())

@@ -79,7 +79,7 @@ impl Session {
             self.follow_modules(is_recheck);
             if is_recheck {
                 self.collector
-                    .release_dead_threads(&target::threads(&self.process).into_iter().collect());
+                    .release_dead_threads(|| target::threads(&self.process).into_iter().collect());
             }
             if sample.is_due(now) {
                 if !self.process.is_alive() {

@@ -5,7 +5,8 @@
 use crate::{HOOK_COUNT, NONE};
 
 /// The payload's configuration. Written word by word (aligned 8-byte stores) while no hook is live, so that
-/// a hook left over from an earlier session never reads a torn pointer.
+/// a hook left over from an earlier session never reads a torn pointer; the word of `lap_base` last, so that who reads
+/// a new one finds all else new.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -149,5 +150,8 @@ pub const CONFIG_WORDS: usize = core::mem::size_of::<Config>() / 8;
 const _: () = assert!(core::mem::size_of::<PythonLayout>() == 26 * 4 + 16);
 const _: () = assert!(core::mem::size_of::<Config>() == 8 + HOOK_COUNT * 8 + 8 + 6 * 4 + 26 * 4 + 16);
 const _: () = assert!(core::mem::size_of::<Config>().is_multiple_of(8));
+// The tool masks it out of its word.
+const _: () =
+    assert!(core::mem::offset_of!(Config, python) % 8 == 0 && core::mem::offset_of!(PythonLayout, enabled) == 0);
 // The naked dlopen and dlsym hooks address `real` at this offset.
 const _: () = assert!(core::mem::offset_of!(Config, real) == 8);

@@ -21,6 +21,7 @@ pub mod config;
 pub mod landing;
 pub mod region;
 pub mod ring;
+pub mod sync;
 
 /// Size and alignment of everything that is mapped on its own.
 pub const PAGE_BYTES: u64 = 4096;

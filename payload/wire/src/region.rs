@@ -9,26 +9,27 @@
 //! ```
 
 use crate::PAGE_BYTES;
-use crate::ring::SLOT_BYTES;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use crate::ring::Slot;
+use crate::sync::{AtomicU32, AtomicU64};
 
-/// Entries of the thread table. The index is the `thread` of a record's word, so it fits in 16 bits.
-pub const THREAD_ENTRIES: usize = 8192;
+/// Entries of the thread table. The index is the `thread` of a record's word, so it fits in 16 bits. In a model few are
+/// enough, here and below.
+pub const THREAD_ENTRIES: usize = if cfg!(loom) { 2 } else { 8192 };
 /// How many neighbouring entries a thread may be found in.
-pub const THREAD_PROBES: usize = 16;
+pub const THREAD_PROBES: usize = if cfg!(loom) { 2 } else { 16 };
 /// Entries of the set of stack ids that were sent: a cache, a lost entry is sent again.
-pub const STACK_ENTRIES: usize = 65_536;
+pub const STACK_ENTRIES: usize = if cfg!(loom) { 4 } else { 65_536 };
 /// Entries of the set of code ids that were sent.
-pub const CODE_ENTRIES: usize = 16_384;
+pub const CODE_ENTRIES: usize = if cfg!(loom) { 4 } else { 16_384 };
 
 pub const THREADS_OFFSET: u64 = PAGE_BYTES;
-pub const STACKS_OFFSET: u64 = THREADS_OFFSET + (THREAD_ENTRIES * 64) as u64;
-pub const CODES_OFFSET: u64 = STACKS_OFFSET + (STACK_ENTRIES * 8) as u64;
-pub const RING_OFFSET: u64 = CODES_OFFSET + (CODE_ENTRIES * 8) as u64;
+pub const STACKS_OFFSET: u64 = THREADS_OFFSET + (THREAD_ENTRIES * size_of::<ThreadEntry>()) as u64;
+pub const CODES_OFFSET: u64 = STACKS_OFFSET + (STACK_ENTRIES * size_of::<AtomicU64>()) as u64;
+pub const RING_OFFSET: u64 = CODES_OFFSET + (CODE_ENTRIES * size_of::<AtomicU64>()) as u64;
 
 /// Size of a region with this many ring slots, in bytes.
 pub const fn region_bytes(ring_slots: u64) -> u64 {
-    RING_OFFSET + ring_slots * SLOT_BYTES
+    RING_OFFSET + ring_slots * size_of::<Slot>() as u64
 }
 
 /// First page of the region. Fields that different sides write lie on different cache lines.
@@ -53,6 +54,7 @@ pub const fn region_bytes(ring_slots: u64) -> u64 {
 ///    waiters on its low half. Before it sleeps: `tool_sleeps = 1` (sequentially consistent, matched by the
 ///    writers' increment), then FUTEX_WAIT on `modules_changed` with the low half of that copy; afterwards 0.
 #[repr(C)]
+#[cfg_attr(loom, derive(Default))]
 pub struct RegionHeader {
     /// Next position to reserve. Written by compare-and-swap (acquire and release are carried by the slots'
     /// words); starts at 0.
@@ -94,6 +96,7 @@ pub const ABANDONED: u32 = 1;
 
 /// Events that happened and were not recorded, by cause.
 #[repr(C)]
+#[cfg_attr(loom, derive(Default))]
 pub struct Losses {
     /// Allocations dropped because the ring was full.
     pub allocations_full: AtomicU64,
@@ -113,11 +116,16 @@ pub struct Losses {
     pub late_commits: AtomicU64,
 }
 
-/// One thread's entry. Found by the thread pointer; only that thread writes it, apart from the tool, which
-/// frees it once the thread is dead: first `tid` by compare-and-swap from the dead one to 0 (a new thread with
-/// the same thread pointer has put its own there: then leave it), then `thread_pointer` by compare-and-swap to 0.
-/// An entry with a thread pointer and tid 0 is just being claimed: leave it.
+/// One thread's entry. Found by the thread pointer; only that thread writes it, apart from the tool, which frees it
+/// once the thread is dead.
+/// 1. A thread that finds no entry claims one: `thread_pointer` by compare-and-swap from 0, then `tid` 0.
+/// 2. A thread that finds its thread pointer with another `tid` (0, or that of a dead thread whose pointer it was given)
+///    takes the entry over by compare-and-swap on `tid`. Where it meets [`TID_FREEING`] its event is lost, and counted.
+/// 3. The tool notes the tids in the table, then lists the threads that live; one that was noted and is not listed is dead.
+///    It sets `tid` by compare-and-swap from the dead one to [`TID_FREEING`] (failure: a new thread has taken over),
+///    then `thread_pointer` to 0.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub struct ThreadEntry {
     pub thread_pointer: AtomicU64,
     /// Kernel thread id as the tracee sees it; a new thread with an old thread pointer differs here.
@@ -126,7 +134,8 @@ pub struct ThreadEntry {
     pub busy: AtomicU32,
     /// Pass-throughs in a row because of `busy`; at [`BUSY_PASSES_MAX`] the mark is broken.
     pub busy_passes: AtomicU32,
-    /// 1 once a THREAD record for (`thread_pointer`, `tid`) was committed.
+    /// A value made of lap base and `tid` once a THREAD record of that thread was committed in that session; a mark of
+    /// an earlier session, set by a thread that was held up since, says nothing.
     pub announced: AtomicU32,
     /// 1 once this thread called dlopen, dlmopen or dlclose and no dlsym since.
     pub modules_pending: AtomicU32,
@@ -134,14 +143,20 @@ pub struct ThreadEntry {
     _rest: [u64; 4],
 }
 
-/// A busy mark left behind by siglongjmp must not blind a thread for ever (hazard 17).
-pub const BUSY_PASSES_MAX: u32 = 1000;
+/// [`ThreadEntry::tid`] of an entry that the tool is freeing or has freed. No thread has this id.
+pub const TID_FREEING: u32 = u32::MAX;
 
-const _: () = assert!(core::mem::size_of::<ThreadEntry>() == 64);
-const _: () = assert!(core::mem::size_of::<Losses>() == 64);
-const _: () = assert!(core::mem::size_of::<RegionHeader>() == 256);
-const _: () = assert!(core::mem::offset_of!(RegionHeader, tail) == 64);
-const _: () = assert!(core::mem::offset_of!(RegionHeader, modules_changed) == 128);
-const _: () = assert!(core::mem::offset_of!(RegionHeader, losses) == 192);
-const _: () = assert!(RING_OFFSET.is_multiple_of(PAGE_BYTES));
-const _: () = assert!(THREAD_ENTRIES <= 1 << 16);
+/// A busy mark left behind by siglongjmp must not blind a thread for ever (hazard 17).
+pub const BUSY_PASSES_MAX: u32 = if cfg!(loom) { 2 } else { 1000 };
+
+#[cfg(not(loom))]
+const _: () = {
+    assert!(core::mem::size_of::<ThreadEntry>() == 64);
+    assert!(core::mem::size_of::<Losses>() == 64);
+    assert!(core::mem::size_of::<RegionHeader>() == 256);
+    assert!(core::mem::offset_of!(RegionHeader, tail) == 64);
+    assert!(core::mem::offset_of!(RegionHeader, modules_changed) == 128);
+    assert!(core::mem::offset_of!(RegionHeader, losses) == 192);
+    assert!(RING_OFFSET.is_multiple_of(PAGE_BYTES));
+    assert!(THREAD_ENTRIES <= 1 << 16);
+};
