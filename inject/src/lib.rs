@@ -23,6 +23,7 @@ pub use linux::abandoned::send_abandoned_threads_home;
 pub use linux::borrow::{BorrowError, BorrowOptions, Borrowed, Pause, with_borrowed_thread};
 pub use linux::facts::{Facts, Topic, facts, yama_scope};
 pub use linux::gadgets::can_make_calls;
+pub use linux::handle::Handle;
 pub use linux::host;
 pub use linux::interrupted::Disturbance;
 pub use linux::limits::{Limits, MemoryCgroup, Room, has_locked_memory, limits, memory_cgroups};

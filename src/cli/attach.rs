@@ -9,6 +9,7 @@ use crate::session::{self, End, Ended, Session, Signals};
 use crate::{report, ui};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio, exit};
 use std::time::Duration;
@@ -127,18 +128,8 @@ fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A path as it is typed in a shell.
-fn shell_word(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
-}
-
 fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> Result<(), Failure> {
-    let capture = ended.path.display().to_string();
+    let capture = ui::escape::shell_word(ended.path.as_os_str().as_bytes());
     let lines = leaks_of(&ended.path)?;
     let appendix = &ended.appendix;
     let verdict = verdict(&Evidence {
@@ -156,7 +147,7 @@ fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> R
         oom_kills_count: ended.oom_kills,
         pauses_us: &appendix.pause_us,
         left_over_bytes: appendix.left_over_bytes,
-        capture: &shell_word(&capture),
+        capture: &capture,
         small_objects_command: Some(SMALL_OBJECTS_COMMAND),
     };
     let options = report::LeaksOptions {

@@ -1,7 +1,6 @@
 //! What a user sees when something failed: one line with the cause, one with the fix.
 
-use super::say::note;
-use std::io::Write;
+use super::say;
 
 /// A failure to be printed; exit code 1.
 #[derive(Debug)]
@@ -19,9 +18,9 @@ impl Failure {
 
     /// Prints it to standard error.
     pub fn print(&self) {
-        note(&self.what);
+        say::note(&self.what);
         if let Some(fix) = &self.fix {
-            let _ = writeln!(std::io::stderr(), "  fix: {fix}");
+            say::fix(fix);
         }
     }
 }

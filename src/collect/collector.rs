@@ -92,6 +92,18 @@ fn slot_of(index: u16) -> usize {
     usize::from(index) % THREAD_ENTRIES
 }
 
+/// A block's size as its allocator's header has it, or 0, unknown.
+fn believable(usable_bytes: u64) -> u64 {
+    if usable_bytes > ADDRESS_MAX { 0 } else { usable_bytes }
+}
+
+/// No address and no size of a process is larger, with the largest page tables there are.
+const ADDRESS_MAX: u64 = 1 << 56;
+/// Blocks and mappings that are followed at a time: about a gigabyte of the tool's memory.
+const LIVE_MAX: usize = 28 << 20;
+/// Stacks and code objects that are known.
+const DEFINITIONS_MAX: u64 = 1 << 23;
+
 /// The main thread's number in a capture.
 pub const MAIN_THREAD: u64 = 1;
 
@@ -112,6 +124,12 @@ impl Collector {
             munmaps: Vec::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// Whether there is more to follow than the tool has memory for: the window has to end. An honest target seldom gets
+    /// here; one that writes into the ring itself could take all of the machine's memory.
+    pub fn is_full(&self) -> bool {
+        self.live.len() + self.ranges.len() >= LIVE_MAX || self.definitions.count() >= DEFINITIONS_MAX
     }
 
     pub fn counters(&self) -> Counters {
@@ -196,16 +214,31 @@ impl Collector {
             // A definition that was not completed is lost as a whole; the payload sends it again when next met.
             self.assembly = None;
         }
-        let index = word_thread(record.word);
+        // Anything may stand in the ring: an index is taken modulo the table's size, and what cannot be an address or a
+        // size is no record.
+        let index = slot_of(word_thread(record.word)) as u16;
         let [first, second, third] = record.body;
+        let is_range = match kind {
+            Kind::Allocation | Kind::MunmapBegin => true,
+            // A realloc that failed may have been asked for anything.
+            Kind::ReallocEnd => word_flags(record.word) & REALLOC_FAILED == 0,
+            _ => false,
+        };
+        if is_range && (first > ADDRESS_MAX || second > ADDRESS_MAX) {
+            self.counters.corrupt += 1;
+            return;
+        }
         match kind {
             Kind::Pad => {}
             Kind::Allocation => match Allocator::from_id(word_flags(record.word)) {
+                // Among the ids are those of functions that free, which begin nothing.
+                None | Some(Allocator::Free | Allocator::PymallocFree | Allocator::Munmap) => {
+                    self.counters.corrupt += 1;
+                }
                 Some(allocator) => self.allocate(index, first, second, allocator, third),
-                None => self.counters.corrupt += 1,
             },
-            Kind::Free => self.free(index, first, second),
-            Kind::ReallocBegin => self.realloc_begin(index, first, second),
+            Kind::Free => self.free(index, first, believable(second)),
+            Kind::ReallocBegin => self.realloc_begin(index, first, believable(second)),
             Kind::ReallocEnd => self.realloc_end(index, word_flags(record.word), record.body),
             Kind::MunmapBegin => {
                 // One that never ended (its outcome was lost) is taken to have happened.
@@ -320,11 +353,11 @@ impl Collector {
         ) {
             // A realloc in another thread has freed it and not said so yet; or its free was lost, and upstream's
             // readers would count the old block for ever.
-            self.counters.live_bytes -= old.bytes;
+            self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(old.bytes);
             self.counters.implied_frees += u64::from(!old.is_tentative);
             self.writer.deallocation(number, address, Allocator::Free);
         }
-        self.counters.live_bytes += bytes;
+        self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
         self.writer.allocation(number, address, bytes, allocator, stack);
     }
 
@@ -333,14 +366,14 @@ impl Collector {
         self.counters.frees += 1;
         self.writer.deallocation(number, address, Allocator::Free);
         match self.live.remove(&address) {
-            Some(block) => self.counters.live_bytes -= block.bytes,
+            Some(block) => self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(block.bytes),
             None => self.count_old_free(usable_bytes),
         }
     }
 
     fn count_old_free(&mut self, bytes: u64) {
         self.counters.old_frees += 1;
-        self.counters.old_free_bytes += bytes;
+        self.counters.old_free_bytes = self.counters.old_free_bytes.saturating_add(bytes);
         self.counters.old_frees_unsized += u64::from(bytes == 0);
     }
 
@@ -387,11 +420,11 @@ impl Collector {
         // MAP_FIXED over a live range ends what it covers.
         let covered = self.ranges.remove(address, bytes);
         for piece in &covered {
-            self.counters.live_bytes -= piece.bytes;
+            self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(piece.bytes);
             self.writer.unmap(number, piece.start, piece.bytes);
         }
         self.ranges.insert(Range { start: address, bytes });
-        self.counters.live_bytes += bytes;
+        self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
         self.writer.allocation(number, address, bytes, Allocator::Mmap, stack);
     }
 
@@ -407,7 +440,7 @@ impl Collector {
         let number = self.thread(index).number;
         let removed_bytes: u64 = self.ranges.remove(address, bytes).iter().map(|piece| piece.bytes).sum();
         self.counters.frees += 1;
-        self.counters.live_bytes -= removed_bytes;
+        self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(removed_bytes);
         if removed_bytes < bytes {
             self.count_old_free(bytes - removed_bytes);
         }

@@ -9,10 +9,10 @@ use wire::Allocator;
 use wire::ring::{Kind, REALLOC_BEGUN, REALLOC_FAILED};
 
 /// A collector over a ring that the test fills.
-struct Rig {
-    collector: Collector,
+pub(super) struct Rig {
+    pub collector: Collector,
     position: u64,
-    path: std::path::PathBuf,
+    pub path: std::path::PathBuf,
 }
 
 struct NoNames;
@@ -24,7 +24,7 @@ impl ThreadNames for NoNames {
 }
 
 impl Rig {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("memray-collector-{name}-{}", std::process::id()));
         let file = std::fs::File::create(&path).expect("a file");
         let header = Header {
@@ -56,7 +56,7 @@ impl Rig {
         }
     }
 
-    fn put(&mut self, thread: u16, flags: u8, kind: Kind, body: [u64; 3]) {
+    pub fn put(&mut self, thread: u16, flags: u8, kind: Kind, body: [u64; 3]) {
         testing::commit(
             self.collector.reader().region(),
             self.position,
@@ -79,7 +79,7 @@ impl Rig {
     }
 
     /// The capture's events as short texts.
-    fn finish(self) -> Vec<String> {
+    pub fn finish(self) -> Vec<String> {
         self.collector
             .into_writer()
             .finish(2, &Appendix::default())

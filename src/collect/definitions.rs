@@ -13,6 +13,13 @@ use wire::ring::{
 /// Deepest stack that is believed; the payload stops at the same bound.
 const FRAMES_MAX: u32 = 100_000;
 
+/// Frames of all stacks whose pieces are still coming in. An honest target sends one stack's pieces after another; each
+/// thread may be held up in the middle of one.
+const FRAMES_COMING_MAX: usize = 1 << 20;
+
+/// Qualified names that are kept; those of code objects that come later are left out.
+const QUALNAMES_BYTES_MAX: usize = 64 << 20;
+
 /// One frame of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StackFrame {
@@ -88,8 +95,11 @@ struct CodeEntry {
 pub struct Definitions {
     codes: FxHashMap<u64, CodeEntry>,
     code_qualnames: Vec<(u64, String)>,
+    qualnames_bytes: usize,
     stacks: FxHashMap<u64, u32>,
     pieces: FxHashMap<u64, Pieces>,
+    /// Frames that have room in `pieces`.
+    frames_coming: usize,
     codes_count: u64,
     stacks_count: u32,
 }
@@ -142,7 +152,9 @@ impl Definitions {
         };
         entry.is_defined = true;
         let number = entry.number;
-        if code.qualname != code.name && !code.qualname.is_empty() {
+        let is_kept = self.qualnames_bytes + code.qualname.len() <= QUALNAMES_BYTES_MAX;
+        if is_kept && code.qualname != code.name && !code.qualname.is_empty() {
+            self.qualnames_bytes += code.qualname.len();
             self.code_qualnames.push((number, code.qualname.clone()));
         }
         Defined::Code(number, code)
@@ -168,6 +180,14 @@ impl Definitions {
             .chunks_exact(FRAME_BYTES)
             .map(|frame| self.parse_frame(frame))
             .collect();
+        if !self.pieces.contains_key(&id) {
+            if self.frames_coming + total > FRAMES_COMING_MAX {
+                // Those that never came to their end; whatever is met again is sent again.
+                self.pieces.clear();
+                self.frames_coming = 0;
+            }
+            self.frames_coming += total;
+        }
         let pieces = match self.pieces.entry(id) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(Pieces {
@@ -186,6 +206,7 @@ impl Definitions {
         if pieces.missing > 0 {
             return Defined::Nothing;
         }
+        self.frames_coming -= total;
         let frames = self.pieces.remove(&id).map(|pieces| pieces.frames).unwrap_or_default();
         self.stacks_count += 1;
         self.stacks.insert(id, self.stacks_count);

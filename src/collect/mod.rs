@@ -8,6 +8,8 @@ mod collector;
 #[cfg(test)]
 mod collector_tests;
 mod definitions;
+#[cfg(test)]
+mod hostile_tests;
 mod ranges;
 mod region;
 mod ring;

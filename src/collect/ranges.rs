@@ -24,6 +24,11 @@ impl Ranges {
         }
     }
 
+    /// How many pieces there are.
+    pub fn len(&self) -> usize {
+        self.by_start.len()
+    }
+
     /// Takes `[start, start + bytes)` away and returns the pieces that lived there.
     pub fn remove(&mut self, start: u64, bytes: u64) -> Vec<Range> {
         let end = start.saturating_add(bytes);

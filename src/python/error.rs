@@ -241,7 +241,7 @@ impl fmt::Display for ProofError {
             }
             Self::TidOffset { threads, candidates } => write!(
                 f,
-                "the kernel thread id is at {} offsets in the descriptors of {threads} threads: {candidates:#x?}",
+                "the kernel thread id is at {} offsets in the descriptors of {threads} threads: {candidates:x?}",
                 candidates.len()
             ),
             Self::ThreadState {
@@ -253,7 +253,7 @@ impl fmt::Display for ProofError {
                 write!(
                     f,
                     "the thread state of {bound} of {threads} threads is at {} offsets in their \
-                     descriptors: {candidates:#x?}",
+                     descriptors: {candidates:x?}",
                     candidates.len()
                 )?;
                 match key {

@@ -15,6 +15,8 @@ const DICT_FLAG: u64 = 1 << 29;
 const STRING_CHARS_MAX: u64 = 1 << 16;
 /// Items of `sys.argv` and `sys.path`.
 const ITEMS_MAX: u64 = 1 << 14;
+/// Bytes of all strings of one list: the header's limit for one is less, and a list may name a long one many times.
+const STRINGS_BYTES_MAX: usize = 1 << 20;
 /// Entries of `sys.modules`, the largest dict that is read.
 const DICT_ENTRIES_MAX: u64 = 1 << 17;
 /// Bytes of a dict's index, as a power of two.
@@ -132,13 +134,17 @@ pub(super) fn items(memory: &dyn Memory, layout: &Layout, object: u64) -> Option
     )
 }
 
-/// The strings of a list or tuple; other items are left out.
+/// The strings of a list or tuple, up to a bound; other items are left out.
 pub(super) fn strings(memory: &dyn Memory, layout: &Layout, object: u64) -> Option<Vec<String>> {
     let items = items(memory, layout, object)?;
+    let mut bytes = 0;
+    let strings = items.into_iter().filter_map(|item| string(memory, layout, item));
     Some(
-        items
-            .into_iter()
-            .filter_map(|item| string(memory, layout, item))
+        strings
+            .take_while(|string| {
+                bytes += string.len();
+                bytes <= STRINGS_BYTES_MAX
+            })
             .collect(),
     )
 }

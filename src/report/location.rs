@@ -1,6 +1,7 @@
 //! A function and its line in as many columns as there are. What gives way is the left: the directories first,
 //! then the function's name; `file:line` stays as long as it fits at all.
 
+use crate::ui::escape::printable;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Where something was cut off.
@@ -39,11 +40,11 @@ impl Fitted {
 
 impl Place {
     pub fn new(function: &str, file: &str, line: u32) -> Self {
-        let file = clean(if file.is_empty() { "???" } else { file });
+        let file = printable(if file.is_empty() { "???" } else { file }).into_owned();
         let name_start = file.rfind('/').map_or(0, |slash| slash + 1);
         let file_line = if line == 0 { file } else { format!("{file}:{line}") };
         Self {
-            function: clean(if function.is_empty() { "???" } else { function }),
+            function: printable(if function.is_empty() { "???" } else { function }).into_owned(),
             file_line,
             name_start,
         }
@@ -118,13 +119,6 @@ fn keep_right(text: &str, columns: usize) -> String {
     format!("{CUT}{}", &text[start..])
 }
 
-/// Names come from the target: a control character in one must not steer the terminal.
-fn clean(text: &str) -> String {
-    text.chars()
-        .map(|character| if character.is_control() { '?' } else { character })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +162,6 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(fit("f\x1b[31m", "a\n.py", 1, 40), "f?[31m at a?.py:1");
+        assert_eq!(fit("f\x1b[31m", "a\n.py", 1, 40), "f\\x1b[31m at a\\n.py:1");
     }
 }

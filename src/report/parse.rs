@@ -1,7 +1,7 @@
 //! `memray parse`: a capture's records as text, one a line, exactly as upstream prints them.
 //!
-//! One exception: upstream prints the allocator "malloc" of the header as "pymalloc" by mistake; here it is
-//! printed as it is. Upstream prints unsigned counts and ids as signed numbers and null addresses as "(nil)",
+//! Two exceptions: upstream prints the allocator "malloc" of the header as "pymalloc" by mistake; here it is
+//! printed as it is. And a name that would break the line or steer the terminal is escaped. Upstream prints unsigned counts and ids as signed numbers and null addresses as "(nil)",
 //! and so do we.
 
 use std::{
@@ -12,6 +12,7 @@ use std::{
 use crate::capture::{
     AggregatedAllocation, FileFormat, Frame, Header, RawReader, RawRecord, allocator_name, python_allocator_name,
 };
+use crate::ui::escape::{printable, printable_bytes};
 
 /// Text is handed on in pieces of about this size.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -49,17 +50,18 @@ fn print_header(out: &mut Vec<u8>, header: &Header) -> io::Result<()> {
         header.pid,
         header.main_tid,
         header.skipped_frames_on_main_tid as i64,
-        header.command_line,
+        printable(&header.command_line),
         python_allocator_name(header.python_allocator).unwrap_or(""),
         header.trace_python_allocators,
         header.track_object_lifetimes,
     )?;
     if header.has_paths() {
         let (site_packages, sys_path) = (header.site_packages.join(", "), header.sys_path.join(", "));
+        let (site_packages, sys_path) = (printable(&site_packages), printable(&sys_path));
         write!(
             out,
             " libdest={} site_packages=[{site_packages}] sys.path=[{sys_path}]",
-            header.libdest
+            printable(&header.libdest)
         )?;
     }
     writeln!(out)
@@ -85,7 +87,7 @@ fn print_record(out: &mut Vec<u8>, record: &RawRecord<'_>, is_aggregated: bool) 
         RawRecord::ContextSwitch { tid } => writeln!(out, "CONTEXT_SWITCH tid={tid}"),
         RawRecord::Thread { name } => {
             out.extend_from_slice(if is_aggregated { b"THREAD_RECORD " } else { b"THREAD " });
-            out.extend_from_slice(name);
+            out.extend_from_slice(printable_bytes(name).as_bytes());
             writeln!(out)
         }
         RawRecord::CodeObject {
@@ -96,9 +98,9 @@ fn print_record(out: &mut Vec<u8>, record: &RawRecord<'_>, is_aggregated: bool) 
             linetable,
         } => {
             write!(out, "CODE_OBJECT code_id={} function_name=", code_id as i64)?;
-            out.extend_from_slice(name);
+            out.extend_from_slice(printable_bytes(name).as_bytes());
             out.extend_from_slice(b" filename=");
-            out.extend_from_slice(filename);
+            out.extend_from_slice(printable_bytes(filename).as_bytes());
             writeln!(out, " firstlineno={firstlineno} linetable_size={}", linetable.len())
         }
         RawRecord::Memory { rss_bytes, time_ms } => {
@@ -129,7 +131,7 @@ fn print_record(out: &mut Vec<u8>, record: &RawRecord<'_>, is_aggregated: bool) 
             address,
         } => {
             out.extend_from_slice(b"SEGMENT_HEADER filename=");
-            out.extend_from_slice(filename);
+            out.extend_from_slice(printable_bytes(filename).as_bytes());
             writeln!(out, " num_segments={} addr={}", segments_count as i64, Pointer(address))
         }
         RawRecord::Segment { vaddr, memory_bytes } => writeln!(out, "SEGMENT {} {memory_bytes:x}", Pointer(vaddr)),

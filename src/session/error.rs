@@ -39,6 +39,8 @@ pub enum Error {
     ForeignOwner(Owner, String),
     /// The collector runs in another PID namespace and can't be reached from here.
     ElsewhereOwned(Owner),
+    /// The process that the session's mark names works on the target, but is no memray.
+    NoCollector(i32),
     /// Another memray is attaching and does not get done.
     BeingAttached,
     /// The process became another program in the middle of the attach.
@@ -96,6 +98,7 @@ impl fmt::Display for Error {
                     owner.pid
                 )
             }
+            Self::NoCollector(pid) => write!(f, "its mark names process {pid} as its collector, which is no memray"),
             Self::BeingAttached => f.write_str("another memray is attaching to it right now"),
             Self::Executed => f.write_str("it has just become another program (exec)"),
             Self::NoSession => f.write_str("it is not being tracked"),
@@ -149,6 +152,7 @@ impl Error {
                 Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned())
             }
             Self::ReadOnlyPages => Some("boot it with: proc_mem.force_override=always".to_owned()),
+            Self::NoCollector(pid) => Some(format!("see what it is (ps -fp {pid}), end it, then detach again")),
             Self::ForeignDescriptor | Self::BeingAttached | Self::Executed => Some("try again in a moment".to_owned()),
             Self::Host(_, fixes) => fixes.first().cloned(),
             Self::TornWords | Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,

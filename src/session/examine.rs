@@ -195,7 +195,7 @@ impl Examination {
             .iter()
             .map(|module| TargetImage { process, module })
             .collect();
-        let runtime = python::find(&TargetMemory(process), &images);
+        let runtime = python::find(&TargetMemory::new(process), &images);
         drop(images);
         self.hooks = Some(hooks);
         let found = match &runtime {
@@ -274,7 +274,7 @@ impl Examination {
             return Ok(None);
         };
         let tids = target::threads(process);
-        match python::prove(&TargetMemory(process), runtime, self.facts.inner_pid(), &tids) {
+        match python::prove(&TargetMemory::new(process), runtime, self.facts.inner_pid(), &tids) {
             Ok(proof) => {
                 self.frames = Some((proof.layout, proof.tid_offset, proof.main_tid));
                 Ok(Found::new("proven by walking every Python thread from outside"))
@@ -301,7 +301,7 @@ impl Examination {
         let (process, hooks) = (self.process.ok_or_else(missing)?, self.hooks.ok_or_else(missing)?);
         let runtime = self.runtime.ok_or_else(missing)?.map_err(Error::Python)?;
         let cwd = std::fs::read_link(format!("/proc/{}/cwd", process.pid())).unwrap_or_default();
-        let description = python::describe(&TargetMemory(&process), &runtime, &cwd.to_string_lossy());
+        let description = python::describe(&TargetMemory::new(&process), &runtime, &cwd.to_string_lossy());
         let borrow = borrow_options(hooks.modules(), &runtime);
         Ok(Survey {
             process,

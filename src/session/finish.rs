@@ -20,6 +20,8 @@ use wire::ring::RING_SLOTS;
 const IN_FLIGHT_MIN: Duration = Duration::from_millis(1);
 /// A thread that is still recording after this is stalled; its reservation won't be mapped again.
 const IN_FLIGHT_MAX: Duration = Duration::from_millis(150);
+/// Records taken between two looks at the clock.
+const DRAIN_RECORDS: usize = 1 << 18;
 /// How long draining what is left may take.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -109,7 +111,8 @@ impl Session {
     fn drain_all(&mut self, mut is_quiet: impl FnMut(&crate::collect::Collector) -> bool) {
         let deadline = Instant::now() + DRAIN_MAX;
         loop {
-            let taken = self.collector.drain(usize::MAX >> 1);
+            // In pieces: a target may go on writing for ever.
+            let taken = self.collector.drain(DRAIN_RECORDS);
             let quiet = is_quiet(&self.collector);
             if (taken == 0 && quiet && self.collector.reader().backlog() == 0) || Instant::now() >= deadline {
                 return;

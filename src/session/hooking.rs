@@ -7,7 +7,8 @@ use super::landing::Landing;
 use super::payload::Image;
 use inject::{Binding, Images, LinkMaps, Mapping, Module, Originals, Process, RemoteAddr, Slot, Symbol};
 use std::ops::Range;
-use wire::landing::JournalEntry;
+use std::time::{Duration, Instant};
+use wire::landing::{JOURNAL_ENTRIES_MAX, JournalEntry};
 use wire::{HOOK_COUNT, HOOKED_SYMBOLS, Hook};
 
 /// Everything that is, or is to be, hooked.
@@ -52,12 +53,19 @@ impl Hooks {
             different_count: 0,
         };
         hooks.read_modules(process, maps);
+        if hooks.slots_count() > JOURNAL_ENTRIES_MAX {
+            // To be refused: no need to find out what each of them holds.
+            return hooks;
+        }
         hooks.originals = hooks.images(process).originals(&hooks.slots);
         hooks
     }
 
     /// Refuses a target in which nobody calls malloc and free through a slot.
     pub fn require_allocator(&self) -> Result<(), Error> {
+        if self.slots_count() > JOURNAL_ENTRIES_MAX {
+            return Err(Error::TooManySlots(self.slots_count()));
+        }
         let is_known = self.real(Hook::Malloc).is_some() && self.real(Hook::Free).is_some();
         if is_known { Ok(()) } else { Err(Error::NothingToHook) }
     }
@@ -269,12 +277,18 @@ fn read_all(process: &Process, maps: &[Mapping], starts: &[&Mapping], names: &[&
     /// Fewer modules than this are not worth a thread.
     const SHARE_MIN: usize = 16;
     const THREADS_MAX: usize = 4;
+    // A thousand honest modules take a tenth of a second; tables that lie could be read for hours.
+    const READING_MAX: Duration = Duration::from_secs(10);
+    let until = Instant::now() + READING_MAX;
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(THREADS_MAX);
     let share = starts.len().div_ceil(threads).max(SHARE_MIN);
     let read = |starts: &[&Mapping]| -> Vec<Known> {
-        let modules = starts.iter().filter_map(|map| Module::read(process, map));
+        let modules = starts
+            .iter()
+            .take_while(|_| Instant::now() < until)
+            .filter_map(|map| Module::read(process, map));
         modules
             .filter(|module| module.is_loaded(maps))
             .map(|module| {

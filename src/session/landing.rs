@@ -22,6 +22,11 @@ const RING_NAME: &[u8] = b"memray\0";
 /// Mappings beyond this size are not searched.
 const MAPPING_BYTES_MAX: u64 = 16 << 20;
 
+/// No address of a process lies above, with the largest page tables there are.
+const ADDRESS_MAX: u64 = 1 << 56;
+/// More than any journal and region take.
+const RESERVATION_BYTES_MAX: u64 = 1 << 32;
+
 /// A landing found in, or about to be put into, the target.
 #[derive(Clone, Copy)]
 pub struct Landing {
@@ -77,7 +82,8 @@ impl Landing {
         let mut bytes = [0; size_of::<LandingHeader>()];
         process.read(RemoteAddr(base), &mut bytes).ok()?;
         let header = decode(&bytes);
-        (header.version == VERSION && header.header_bytes as usize == bytes.len()).then_some(Self { base, header })
+        let is_known = header.version == VERSION && header.header_bytes as usize == bytes.len();
+        (is_known && is_plausible(base, &header)).then_some(Self { base, header })
     }
 
     /// Reads the header again.
@@ -328,6 +334,31 @@ pub fn new_header(landing_bytes: u64) -> LandingHeader {
     }
 }
 
+/// Whether a header can be one of ours. It lies in the target, which may have written it itself or over it; what cannot be
+/// true is no landing, and the rest of this program calculates with it.
+fn is_plausible(base: u64, header: &LandingHeader) -> bool {
+    let is_inside = |offset: u64, bytes: u64| {
+        offset.is_multiple_of(8) && offset.checked_add(bytes).is_some_and(|end| end <= header.landing_bytes)
+    };
+    let text_inside = header.text_start >= base
+        && header.text_start <= header.text_end
+        && is_inside((header.text_end - base) & !7, 0);
+    let journal_end = header.journal.checked_add(header.reservation_bytes);
+    base.checked_add(header.landing_bytes)
+        .is_some_and(|end| end <= ADDRESS_MAX)
+        && header.landing_bytes <= MAPPING_BYTES_MAX
+        && header.landing_bytes >= PAGE_BYTES
+        && header.landing_bytes.is_multiple_of(PAGE_BYTES)
+        && is_inside(header.image_offset, 0)
+        && is_inside(header.flag_offset, 8)
+        && is_inside(header.config_offset, size_of::<wire::config::Config>() as u64)
+        && text_inside
+        && journal_end.is_some_and(|end| end <= ADDRESS_MAX)
+        && header.journal.is_multiple_of(PAGE_BYTES)
+        && header.reservation_bytes <= RESERVATION_BYTES_MAX
+        && header.journal_count as usize <= JOURNAL_ENTRIES_MAX
+}
+
 /// The header's words after magic, version and header_bytes, in order; the path follows.
 fn encode(header: &LandingHeader) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size_of::<LandingHeader>());
@@ -428,5 +459,42 @@ mod tests {
             assert!(decoded.owner_of(child).expect("the mark is live").is_inherited);
         }
         assert!(decoded.is_unsealed());
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_true_is_no_landing() {
+        const BASE: u64 = 0x7f00_0000_0000;
+        let sound = |change: &dyn Fn(&mut LandingHeader)| {
+            let mut header = new_header(0x9000);
+            (header.flag_offset, header.config_offset) = (0x3000, 0x4000);
+            (header.text_start, header.text_end) = (BASE + 0x1000, BASE + 0x2345);
+            (header.journal, header.reservation_bytes) = (0x7e00_0000_0000, 0xa0_0000);
+            change(&mut header);
+            is_plausible(BASE, &header)
+        };
+        assert!(sound(&|_| ()));
+        for value in [
+            u64::MAX,
+            u64::MAX - 7,
+            1 << 63,
+            1 << 56,
+            1 << 40,
+            BASE - 8,
+            0x9001,
+            0x1_0000_0000_0001,
+        ] {
+            assert!(!sound(&|header| header.landing_bytes = value), "{value:#x}");
+            assert!(!sound(&|header| header.image_offset = value), "{value:#x}");
+            assert!(!sound(&|header| header.flag_offset = value), "{value:#x}");
+            assert!(!sound(&|header| header.config_offset = value), "{value:#x}");
+            assert!(!sound(&|header| header.text_start = value), "{value:#x}");
+            assert!(!sound(&|header| header.text_end = value), "{value:#x}");
+            assert!(!sound(&|header| header.journal = value | 1), "{value:#x}");
+            assert!(
+                !sound(&|header| header.reservation_bytes = value | 1 << 33),
+                "{value:#x}"
+            );
+            assert!(!sound(&|header| header.journal_count = value), "{value:#x}");
+        }
     }
 }

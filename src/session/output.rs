@@ -1,8 +1,8 @@
 //! The capture's file: chosen, checked and opened before the target is touched.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Numbers tried for the default name before giving up.
@@ -12,6 +12,8 @@ const DEFAULT_NAMES_MAX: u32 = 100_000;
 #[derive(Debug)]
 pub enum OutputError {
     Exists(PathBuf),
+    /// Something that `--force` does not replace, and what it is.
+    NotReplaced(PathBuf, &'static str),
     Directory(PathBuf, io::Error),
     Create(PathBuf, io::Error),
 }
@@ -20,6 +22,7 @@ impl std::fmt::Display for OutputError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exists(path) => write!(f, "the output file {} exists", path.display()),
+            Self::NotReplaced(path, what) => write!(f, "the output file {} {what}", path.display()),
             Self::Directory(path, error) => {
                 write!(
                     f,
@@ -44,6 +47,9 @@ impl OutputError {
     pub fn fix(&self) -> String {
         match self {
             Self::Exists(_) => "choose another name with -o, or overwrite it with --force".to_owned(),
+            Self::NotReplaced(..) => {
+                "choose another name with -o; --force replaces regular files of your own, and nothing else".to_owned()
+            }
             Self::Directory(..) | Self::Create(..) => {
                 "name a writable place with -o FILE, e.g. -o /tmp/capture.bin".to_owned()
             }
@@ -70,7 +76,8 @@ pub struct Output {
 
 impl Output {
     /// Opens `wanted`, or `memray-<PID>.<n>.bin` in the current directory with the first `n` that is free.
-    /// Never overwrites without `force`. Mode 0600; under sudo the file belongs to who called sudo.
+    /// Never replaces without `force`, and then only a regular file of the caller's own. Mode 0600; under sudo the file
+    /// belongs to who called sudo.
     pub fn open(wanted: Option<&Path>, force: bool, pid: i32) -> Result<Self, OutputError> {
         let output = match wanted {
             Some(path) => Self::open_named(path, force)?,
@@ -82,27 +89,36 @@ impl Output {
 
     fn open_named(path: &Path, force: bool) -> Result<Self, OutputError> {
         let absolute = absolute(path)?;
-        // Devices such as /dev/null exist and may be written.
-        let is_device = absolute
-            .metadata()
-            .is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(0o600);
-        if force || is_device {
-            options.create(true).truncate(true);
-        } else {
-            options.create_new(true);
+        // Of the name itself, not of where a symbolic link would lead.
+        let in_the_way = absolute.symlink_metadata().ok();
+        if in_the_way.as_ref().is_some_and(is_sink) {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&absolute)
+                .map_err(|error| OutputError::Create(path.to_owned(), error))?;
+            return Ok(Self { file, path: absolute });
         }
-        match options.open(&absolute) {
-            Ok(file) => {
-                if !is_device {
-                    // An overwritten file keeps its mode otherwise.
-                    let private = std::fs::Permissions::from_mode(0o600);
-                    file.set_permissions(private)
-                        .map_err(|error| OutputError::Create(path.to_owned(), error))?;
-                }
-                Ok(Self { file, path: absolute })
+        if let Some(metadata) = in_the_way {
+            if !force {
+                return Err(OutputError::Exists(path.to_owned()));
             }
+            if let Some(obstacle) = obstacle_to_replacing(&metadata) {
+                return Err(OutputError::NotReplaced(path.to_owned(), obstacle));
+            }
+            // Removed, not overwritten: whatever else is another name for the old file keeps what it has.
+            std::fs::remove_file(&absolute).map_err(|error| OutputError::Create(path.to_owned(), error))?;
+        }
+        // Exclusively: what somebody has put here meanwhile is not followed and not overwritten.
+        let created = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&absolute);
+        match created {
+            Ok(file) => Ok(Self { file, path: absolute }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(OutputError::Exists(path.to_owned())),
             Err(error) => Err(OutputError::Create(path.to_owned(), error)),
         }
@@ -122,12 +138,45 @@ impl Output {
         ))))
     }
 
-    /// Removes the file again, when no capture came to be.
+    /// Removes the file again, when no capture came to be and it is still this one.
     pub fn discard(self) {
-        if self.path.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let (here, ours) = (self.path.symlink_metadata(), self.file.metadata());
+        if let (Ok(here), Ok(ours)) = (here, ours)
+            && ours.is_file()
+            && identity(here) == identity(ours)
+        {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// /dev/null, /dev/zero and /dev/full, which swallow or refuse a capture and keep nothing.
+fn is_sink(metadata: &Metadata) -> bool {
+    let device = metadata.rdev();
+    metadata.file_type().is_char_device() && libc::major(device) == 1 && matches!(libc::minor(device), 3 | 5 | 7)
+}
+
+/// Why `--force` leaves alone what is in the way.
+fn obstacle_to_replacing(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    if kind.is_symlink() {
+        Some("is a symbolic link")
+    } else if kind.is_dir() {
+        Some("is a directory")
+    } else if !kind.is_file() {
+        Some("is no regular file")
+    } else if metadata.uid() != nix::unistd::geteuid().as_raw() && Some(metadata.uid()) != sudo_uid() {
+        Some("belongs to another user")
+    } else {
+        None
+    }
+}
+
+/// Who called sudo, where this is root.
+fn sudo_uid() -> Option<u32> {
+    let uid = std::env::var("SUDO_UID").ok()?.parse().ok()?;
+    nix::unistd::geteuid().is_root().then_some(uid)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, OutputError> {
@@ -135,12 +184,11 @@ fn absolute(path: &Path) -> Result<PathBuf, OutputError> {
 }
 
 fn give_to_sudo_user(file: &File) {
-    let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
-    if nix::unistd::geteuid().is_root()
-        && let Some(uid) = id("SUDO_UID")
+    if let Some(uid) = sudo_uid()
         && file.metadata().is_ok_and(|metadata| metadata.is_file())
     {
+        let gid = std::env::var("SUDO_GID").ok().and_then(|gid| gid.parse().ok());
         // Best effort: a capture that belongs to root is still a capture.
-        let _ = fchown(file, Some(uid), id("SUDO_GID"));
+        let _ = fchown(file, Some(uid), gid);
     }
 }

@@ -5,7 +5,7 @@ use super::landing::{Landing, Owner};
 use super::lock::AttachLock;
 use super::place::{RegionOwner, Wreck};
 use super::{control, target};
-use inject::{Mapping, Process, RemoteAddr, Topic};
+use inject::{Handle, Mapping, Process, RemoteAddr, Topic};
 use std::time::{Duration, Instant};
 use wire::landing::{FLAG_OFF, JOURNAL_BYTES};
 use wire::region::{RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry};
@@ -108,7 +108,7 @@ pub fn detach(pid: i32) -> Result<String, Error> {
         ));
     }
     if owner_lives(&process, &landing, &owner) {
-        ask_to_end(&owner)?;
+        ask_to_end(&process, &owner)?;
         wait_for_end(&process, &mut landing, &owner)?;
         if landing.owner(&process).is_none() || !process.is_alive() {
             let left = match withdraw_all_forgotten(&process) {
@@ -174,7 +174,7 @@ fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing, region: Re
     let wreck = Wreck::of(process, maps, landing);
     // A forked child has none of the threads of its parent's table.
     let may_be_busy = region == RegionOwner::Itself;
-    if may_be_busy && wreck.is_mapped && threads_are_busy(process, landing.header.journal + JOURNAL_BYTES) {
+    if may_be_busy && wreck.is_mapped && threads_are_busy(process, landing.header.journal.wrapping_add(JOURNAL_BYTES)) {
         landing.taint_reservation(process)?;
     }
     restore_slots(process, landing)?;
@@ -217,7 +217,10 @@ pub fn restore_slots(process: &Process, landing: &mut Landing) -> Result<(), Err
 fn threads_are_busy(process: &Process, region: u64) -> bool {
     const ENTRY: usize = size_of::<ThreadEntry>();
     let mut table = vec![0; THREAD_ENTRIES * ENTRY];
-    if process.read(RemoteAddr(region + THREADS_OFFSET), &mut table).is_err() {
+    if process
+        .read(RemoteAddr(region.wrapping_add(THREADS_OFFSET)), &mut table)
+        .is_err()
+    {
         return true;
     }
     let busy = std::mem::offset_of!(ThreadEntry, busy);
@@ -226,13 +229,17 @@ fn threads_are_busy(process: &Process, region: u64) -> bool {
         .any(|entry| entry[..8] != [0; 8] && entry[busy..busy + 4] != [0; 4])
 }
 
-/// Whether the process that a mark names still drains. In another PID namespace its number says nothing, so
-/// there the heartbeat in the region decides.
+/// Whether the process that a mark names still drains. The mark lies in the target, which may have written anything into
+/// it: a process that has not the target's memory open is no collector of it. In another PID namespace its number says
+/// nothing, so there the heartbeat in the region decides.
 fn owner_lives(process: &Process, landing: &Landing, owner: &Owner) -> bool {
     if owner.pid_namespace == target::own_pid_namespace() {
-        return target::is_running(owner.pid, owner.start_ticks);
+        return target::is_running(owner.pid, owner.start_ticks)
+            && Handle::open(owner.pid, owner.start_ticks)
+                .is_some_and(|handle| handle.holds_memory_of(process.pid()) != Some(false));
     }
-    let heartbeat = landing.header.journal + JOURNAL_BYTES + std::mem::offset_of!(RegionHeader, heartbeat_ticks) as u64;
+    let region = landing.header.journal.wrapping_add(JOURNAL_BYTES);
+    let heartbeat = region.wrapping_add(std::mem::offset_of!(RegionHeader, heartbeat_ticks) as u64);
     let read = || process.read_u64(RemoteAddr(heartbeat)).ok();
     let first = read();
     let deadline = Instant::now() + HEARTBEAT_MAX;
@@ -245,13 +252,22 @@ fn owner_lives(process: &Process, landing: &Landing, owner: &Owner) -> bool {
     false
 }
 
-fn ask_to_end(owner: &Owner) -> Result<(), Error> {
-    use nix::sys::signal::{Signal, kill};
+/// Sends the collector SIGTERM, and nobody else.
+fn ask_to_end(process: &Process, owner: &Owner) -> Result<(), Error> {
     if owner.pid_namespace != target::own_pid_namespace() {
         return Err(Error::ElsewhereOwned(owner.clone()));
     }
-    match kill(nix::unistd::Pid::from_raw(owner.pid), Signal::SIGTERM) {
-        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+    let Some(collector) = Handle::open(owner.pid, owner.start_ticks) else {
+        return Ok(());
+    };
+    // Where neither can be looked at, the kernel will not let us send it a signal either, or it has rights of its own.
+    let is_it = collector.runs_us_or("memray") != Some(false);
+    if !is_it || collector.holds_memory_of(process.pid()) == Some(false) {
+        return Err(Error::NoCollector(owner.pid));
+    }
+    match collector.ask_to_end() {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
         Err(_) => Err(Error::ForeignOwner(owner.clone(), target::user_name(owner.uid))),
     }
 }

@@ -5,16 +5,33 @@ use crate::python::{Image, Memory, ReadError};
 use crate::report::TargetEnd;
 use inject::{Module, Process, RemoteAddr, stat_field};
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
-/// The target's memory, for the Python room.
-pub struct TargetMemory<'a>(pub &'a Process);
+/// How long the Python room may take to understand a target. An honest one of a thousand threads takes a fraction of a
+/// second; one that lies can lay out frames and objects without end.
+const UNDERSTANDING_MAX: Duration = Duration::from_secs(10);
+
+/// The target's memory, for the Python room; nothing in it can be read any more once the time is over.
+pub struct TargetMemory<'a> {
+    process: &'a Process,
+    until: Instant,
+}
+
+impl<'a> TargetMemory<'a> {
+    pub fn new(process: &'a Process) -> Self {
+        let until = Instant::now() + UNDERSTANDING_MAX;
+        Self { process, until }
+    }
+}
 
 impl Memory for TargetMemory<'_> {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
         let length_bytes = buffer.len();
-        self.0
-            .read(RemoteAddr(address), buffer)
-            .map_err(|_| ReadError { address, length_bytes })
+        let failed = ReadError { address, length_bytes };
+        if Instant::now() >= self.until {
+            return Err(failed);
+        }
+        self.process.read(RemoteAddr(address), buffer).map_err(|_| failed)
     }
 }
 

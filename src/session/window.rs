@@ -32,6 +32,8 @@ pub enum End {
     TargetEnded,
     /// The target runs another program now.
     TargetExecuted,
+    /// There are more blocks or stacks than the tool can follow.
+    TooMuch,
     /// The capture can't be written further.
     CaptureFailed,
 }
@@ -74,6 +76,10 @@ impl Session {
             }
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return End::TimeIsUp;
+            }
+            if self.collector.is_full() {
+                self.warn("the window ended early: it has more blocks or stacks than can be followed".to_owned());
+                return End::TooMuch;
             }
             let is_recheck = recheck.is_due(now);
             self.follow_modules(is_recheck);

@@ -1,5 +1,6 @@
 //! The terminal: how wide it is, whether it takes colour, and the progress line. No numbers of its own.
 
+pub mod escape;
 pub mod format;
 mod progress;
 mod terminal;

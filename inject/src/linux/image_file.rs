@@ -9,11 +9,14 @@ use super::maps::Mapping;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::Mutex;
 
 /// Files are read in pieces of this size: a symbol is found by a dozen reads of a few bytes that lie together.
 const PIECE_BYTES: usize = 16 << 10;
+/// Pieces that are kept. A table that lies may have each of its names in another.
+const PIECES_MAX: usize = 1024;
 
 /// An image's file. What is read of it is kept until [`ImageFile::forget`].
 #[derive(Debug)]
@@ -47,6 +50,9 @@ impl ImageFile {
         }
         let number = offset / PIECE_BYTES as u64;
         let mut pieces = self.pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if pieces.len() >= PIECES_MAX && !pieces.contains_key(&number) {
+            pieces.clear();
+        }
         if let std::collections::hash_map::Entry::Vacant(entry) = pieces.entry(number) {
             entry.insert(self.read_piece(number)?);
         }
@@ -90,10 +96,16 @@ pub fn open(pid: i32, map: &Mapping) -> Option<File> {
             .is_ok_and(|metadata| metadata.ino() == map.inode)
             .then_some(file);
     }
-    let file = File::open(format!("/proc/{pid}/root{}", map.path)).ok()?;
-    let metadata = file.metadata().ok()?;
+    // Looked at before it is opened: what has that name by now may be a pipe that blocks, or a device that acts.
+    let place = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(format!("/proc/{pid}/root{}", map.path))
+        .ok()?;
+    let metadata = place.metadata().ok()?;
     let device = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-    (metadata.is_file() && metadata.ino() == map.inode && device == map.device).then_some(file)
+    let is_it = metadata.is_file() && metadata.ino() == map.inode && device == map.device;
+    is_it.then(|| File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok())?
 }
 
 #[cfg(test)]

@@ -48,10 +48,14 @@ impl Mapping {
         };
         let (range, permissions, offset, device, inode) = (field(), field(), field(), field(), field());
         let (start, end) = range.split_once('-')?;
+        let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+        if start > end {
+            return None;
+        }
         let (major, minor) = device.split_once(':')?;
         Some(Self {
-            start: u64::from_str_radix(start, 16).ok()?,
-            end: u64::from_str_radix(end, 16).ok()?,
+            start,
+            end,
             permissions: permissions.as_bytes().try_into().ok()?,
             offset: u64::from_str_radix(offset, 16).ok()?,
             device: (

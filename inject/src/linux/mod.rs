@@ -5,7 +5,10 @@ pub mod borrow;
 mod candidates;
 pub mod facts;
 pub mod gadgets;
+pub mod handle;
 pub mod host;
+#[cfg(test)]
+mod hostile_tests;
 mod image_file;
 pub mod interrupted;
 pub mod limits;

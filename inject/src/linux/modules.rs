@@ -20,6 +20,8 @@ const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const PROGRAM_HEADERS_MAX: usize = 128;
 const DYNAMIC_BYTES_MAX: u64 = 64 << 10;
+/// No address of a process lies above, with the largest page tables there are.
+const ADDRESS_MAX: u64 = 1 << 56;
 
 /// A loaded image.
 #[derive(Clone, Debug)]
@@ -163,7 +165,8 @@ impl Module {
         for segment in &mut module.segments {
             segment.memory = segment.memory.start.wrapping_add(bias)..segment.memory.end.wrapping_add(bias);
         }
-        if module.end <= module.start {
+        // Below, so that no sum of an address in the image and a table's size leaves 64 bits.
+        if module.end <= module.start || module.end > ADDRESS_MAX {
             return None;
         }
         let dynamic = dynamic?;

@@ -8,8 +8,10 @@ use goblin::elf::reloc::{R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT};
 use std::collections::HashMap;
 
 const RELA_BYTES: u64 = 24;
-/// Relocations of one table that are looked at: 1.5 GB of table.
-const RELOCATIONS_MAX: u64 = 1 << 26;
+/// Relocations of one table that are looked at: 400 MB of table.
+const RELOCATIONS_MAX: u64 = 1 << 24;
+/// Slots of one module. The largest programs have hundreds; a table that lies may have each of its entries name malloc.
+const SLOTS_MAX: usize = 1 << 14;
 /// Relocations that are read at once.
 const CHUNK: u64 = 1 << 14;
 /// String tables up to this size are read as a whole.
@@ -137,7 +139,7 @@ fn read_table(
         return;
     }
     let mut next = entries.start;
-    while next < entries.end {
+    while next < entries.end && slots.len() < SLOTS_MAX {
         let count = (entries.end - next).min(CHUNK);
         let at = table + next * RELA_BYTES;
         let Some(bytes) = module.read_table_vec(process, at, (count * RELA_BYTES) as usize) else {

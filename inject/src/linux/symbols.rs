@@ -4,8 +4,8 @@ use super::modules::{Module, u16_at, u32_at, u64_at};
 use super::process::Process;
 
 /// Symbols of one image that are looked at, and links of one hash chain.
-pub(super) const SYMBOLS_MAX: u32 = 1 << 22;
-const CHAIN_MAX: u32 = 1 << 16;
+pub(super) const SYMBOLS_MAX: u32 = 1 << 18;
+const CHAIN_MAX: u32 = 1 << 12;
 pub(super) const SYMBOL_BYTES: usize = 24;
 /// Longest symbol name that is compared.
 const NAME_BYTES_MAX: usize = 64;

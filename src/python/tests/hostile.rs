@@ -70,6 +70,76 @@ impl Image for Fake {
     }
 }
 
+/// A real target's memory, in which some words are others each time it is looked at, and pages are missing: it is being
+/// rewritten under the reader.
+struct Rewritten<'a> {
+    memory: &'a dyn Memory,
+    /// One word in this many is another.
+    one_in: u64,
+    random: std::cell::Cell<u64>,
+}
+
+impl Rewritten<'_> {
+    fn next(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+impl Memory for Rewritten<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let failed = ReadError {
+            address,
+            length_bytes: buffer.len(),
+        };
+        if self.next().is_multiple_of(self.one_in * 4) {
+            return Err(failed);
+        }
+        self.memory.read(address, buffer)?;
+        for word in buffer.chunks_mut(8) {
+            let random = self.next();
+            if !random.is_multiple_of(self.one_in) {
+                continue;
+            }
+            let value = match random >> 60 {
+                0..4 => 0,
+                4..7 => u64::MAX,
+                // Somewhere else in the same structure, or the structure itself: chains that meet themselves.
+                7..12 => (address & !7).wrapping_add(random >> 50 & 0xf8),
+                12..14 => random >> 40 & 0xffff,
+                _ => random,
+            };
+            word.copy_from_slice(&value.to_le_bytes()[..word.len()]);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn memory_that_is_rewritten_under_the_reader_is_survived() {
+    for version in ["3.8", "3.12", "3.13"] {
+        let Some(python) = interpreter(version) else { continue };
+        let target = Target::start(&python, "say('ready'); time.sleep(1000)");
+        let real = target.find().unwrap();
+        for seed in 1..120 {
+            let memory = Rewritten {
+                memory: &target.memory,
+                one_in: 1 << (seed % 10 + 2),
+                random: std::cell::Cell::new(seed * 0x9e37_79b9),
+            };
+            // Refused or not: it ends, and nothing panics.
+            let _ = prove(&memory, &real, target.pid(), &[target.pid()]);
+            let description = describe(&memory, &real, "/");
+            let bytes = |list: &[String]| list.iter().map(String::len).sum::<usize>();
+            assert!(bytes(&description.sys_path) <= 2 << 20);
+        }
+    }
+}
+
 #[test]
 fn noise_is_refused() {
     let Some(python) = interpreter("3.12") else { return };
