@@ -30,6 +30,8 @@ mod exact;
 mod fork;
 /// Which slots are hooked in the window, and that none is after it.
 mod hooking;
+/// Targets, names and files that are out to harm the tool, the user or somebody else.
+mod hostile;
 /// Targets that are blocked in a system call: attached as fast, and their call is what it would have been.
 mod idle;
 /// The tool killed in the middle of an attach.

@@ -32,7 +32,7 @@ pub use linux::maps::Mapping;
 pub use linux::modules::{Module, starts};
 pub use linux::obstacle::Obstacle;
 pub use linux::originals::{Binding, Images, Originals, definitions, is_dynamic_linker};
-pub use linux::process::{Process, start_ticks, stat_field};
+pub use linux::process::{Process, proc_text, start_ticks, stat_field};
 pub use linux::seccomp::{Filtered, Passage};
 pub use linux::self_test::{mapped_files_can_be_opened, read_only_pages_can_be_written, words_are_written_whole};
 pub use linux::slots::{Relocation, Slot, slots};

@@ -1,5 +1,5 @@
-//! Sentences for the user, each on a line of its own, whatever names are in it. A reader that has gone away is no reason to fail, let alone to panic with a target
-//! attached.
+//! Sentences for the user, each on a line of its own, whatever names are in it. A reader that has gone away is no reason
+//! to fail, let alone to panic with a target attached.
 
 use crate::ui::escape::printable;
 use std::fmt::Display;

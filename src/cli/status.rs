@@ -4,9 +4,9 @@ use super::StatusArgs;
 use super::doctor::error_object;
 use super::failure::Failure;
 use super::say::print;
-use crate::report::{self, Line, Mark, visible};
+use crate::report::{self, Line, Mark};
 use crate::session::{self, Listed, State};
-use crate::ui::{self, format};
+use crate::ui::{self, escape::printable, format};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -53,7 +53,7 @@ fn text(listed: &[Listed]) -> Vec<u8> {
         if number > 0 {
             out.push(b'\n');
         }
-        let name = visible(&session.target_name);
+        let name = printable(&session.target_name);
         out.extend(format!("{} {name}", session.target_pid).trim_end().as_bytes());
         out.push(b'\n');
         // A vector takes everything.

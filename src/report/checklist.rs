@@ -2,6 +2,7 @@
 
 use super::location::width as columns_of;
 use super::paint::{Paint, Style};
+use crate::ui::escape::printable;
 use std::io::{self, Write};
 
 /// How a line is marked.
@@ -71,11 +72,11 @@ pub fn checklist(lines: &[Line], width: usize, color: bool, out: &mut impl Write
             write!(out, "{:1$}", "", marks_width - line.mark.text().len())?;
         }
         write!(out, "{:names_width$}", line.name)?;
-        write_block(&wrapped(&visible(&line.text), room, None), indent, out)?;
+        write_block(&wrapped(&printable(&line.text), room, None), indent, out)?;
         for (number, fix) in line.fixes.iter().enumerate() {
             let label = if number == 0 { "fix: " } else { "     " };
             write!(out, "{:indent$}{label}", "")?;
-            let fix = visible(fix);
+            let fix = printable(fix);
             let command = command_start(&fix);
             write_block(&wrapped(&fix, room.saturating_sub(5), command), indent + 5, out)?;
         }
@@ -153,23 +154,6 @@ fn split_at_columns(text: &str, columns: usize) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// Text of the target's, or from a file that anybody may have written, as it can be shown: nothing in it steers the
-/// terminal or turns the direction of what follows.
-pub fn visible(text: &str) -> String {
-    let steers = |c: char| {
-        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if steers(character) {
-            shown.extend(character.escape_unicode());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +212,10 @@ mod tests {
 
     #[test]
     fn nothing_steers_the_terminal() {
-        assert_eq!(visible("a\x1b[31m\n\u{202e}é"), "a\\u{1b}[31m\\u{a}\\u{202e}é");
+        let text = text(&[line(Mark::Bad, "name", "a\x1b[31m\n\u{202e}é", &["b\r"])], 80);
+        assert!(
+            text.contains("a\\x1b[31m\\n\\u{202e}é\n") && text.contains("fix: b\\r\n"),
+            "{text}"
+        );
     }
 }

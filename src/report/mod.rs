@@ -15,7 +15,7 @@ mod summary;
 mod table;
 
 pub use answer::{Answer, TargetEnd, answer};
-pub use checklist::{Line, Mark, checklist, visible};
+pub use checklist::{Line, Mark, checklist};
 pub use leaks::{LeaksOptions, leaks};
 pub use parse::parse;
 pub use summary::{SummaryOptions, default_rows, summary};

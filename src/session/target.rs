@@ -124,7 +124,7 @@ pub fn inner_pid(pid: i32) -> Option<u32> {
 }
 
 fn inner_tid(pid: i32, tid: i32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    let status = inject::proc_text(&format!("/proc/{pid}/task/{tid}/status")).ok()?;
     match status.lines().find_map(|line| line.strip_prefix("NSpid:")) {
         Some(ids) => ids.split_ascii_whitespace().next_back()?.parse().ok(),
         None => u32::try_from(tid).ok(),

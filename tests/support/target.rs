@@ -147,7 +147,9 @@ impl Target {
 
     /// Fails unless it is alive, not stopped, and not traced by anyone.
     pub fn assert_free(&self) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the target's status");
+        let status = std::fs::read(format!("/proc/{}/status", self.pid())).expect("the target's status");
+        // The name in it is any bytes.
+        let status = String::from_utf8_lossy(&status);
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name));
             line.and_then(|line| line.split_whitespace().nth(1))

@@ -3,7 +3,7 @@
 use super::borrow::BorrowOptions;
 use super::candidates::{Candidate, Suitability, look};
 use super::maps::Mapping;
-use super::process::Process;
+use super::process::{Process, proc_text};
 use super::waits::{Call, Wait};
 use super::x86_64::registers::Registers;
 use crate::address::RemoteAddr;
@@ -162,7 +162,7 @@ fn follows_call(process: &Process, address: u64) -> bool {
 }
 
 fn has_pending_signal(pid: i32, tid: i32, mask: u64) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")) else {
+    let Ok(status) = proc_text(&format!("/proc/{pid}/task/{tid}/status")) else {
         return false;
     };
     let pending = status

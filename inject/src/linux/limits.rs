@@ -1,6 +1,7 @@
 //! What a process may still use: resource limits, mappings, locked memory, memory cgroups. Facts only; what is
 //! enough is for the caller to say.
 
+use super::process::proc_text;
 use std::path::{Path, PathBuf};
 
 /// CAP_IPC_LOCK.
@@ -70,7 +71,7 @@ pub struct Limits {
 
 /// Reads the limits. `mappings_count` is the number of lines of its maps, which the caller has read.
 pub fn limits(pid: i32, mappings_count: usize) -> Limits {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let read = |file: &str| proc_text(&format!("/proc/{pid}/{file}")).unwrap_or_default();
     let (limits, status) = (read("limits"), read("status"));
     let kib = |name: &str| field(&status, name).map_or(0, |kib| kib.saturating_mul(1024));
     let room = |name: &str, used: u64| {
@@ -105,7 +106,7 @@ pub fn limits(pid: i32, mappings_count: usize) -> Limits {
 
 /// Whether a process has locked memory, so that it may lock what is mapped next.
 pub fn has_locked_memory(pid: i32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = proc_text(&format!("/proc/{pid}/status")).unwrap_or_default();
     field(&status, "VmLck").is_some_and(|kib| kib > 0)
 }
 

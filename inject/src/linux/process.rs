@@ -214,6 +214,12 @@ impl Process {
     }
 }
 
+/// A file of `/proc` as text. The name of a thread is in many of them, and that is any bytes: none of them may make the
+/// rest unreadable.
+pub fn proc_text(path: &str) -> io::Result<String> {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Start time of a process, or of a thread's process.
 pub fn start_ticks(pid: i32) -> Option<u64> {
     stat_field(pid, 22)?.parse().ok()

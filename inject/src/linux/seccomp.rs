@@ -8,6 +8,7 @@
 //! - Anything else: no. Two filters are not the same because there are as many of them.
 
 use super::borrow::BorrowError;
+use super::process::proc_text;
 use super::ptrace::Seized;
 use super::surroundings::Surroundings;
 use nix::errno::Errno;
@@ -87,7 +88,7 @@ pub struct Filters {
 impl Filters {
     /// `task` is a path below /proc.
     fn of(task: &str) -> Self {
-        let status = std::fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
+        let status = proc_text(&format!("/proc/{task}/status")).unwrap_or_default();
         Self::parse(&status)
     }
 
