@@ -28,6 +28,8 @@ mod endings;
 mod exact;
 /// A target that forks in the window.
 mod fork;
+/// Which test or place holds each rule against harming a target.
+mod hazards;
 /// Which slots are hooked in the window, and that none is after it.
 mod hooking;
 /// Targets, names and files that are out to harm the tool, the user or somebody else.

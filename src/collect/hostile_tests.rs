@@ -52,7 +52,7 @@ fn whatever_is_in_the_ring_ends_in_a_readable_capture() {
             let lap = lap_of(position, RING_SLOTS, 0);
             // Mostly the kinds that there are, with the threads and flags that there are.
             let plain = word(lap, random.next() as u16, (random.next() % 17) as u8, Kind::Pad) & !0xff;
-            slot.word.store(plain | random.next() % 13, Relaxed);
+            slot.word.store(plain | (random.next() % 13), Relaxed);
         }
         collector.reader().region().header().head.store(RECORDS, Relaxed);
         assert_eq!(collector.drain(usize::MAX), RECORDS as usize);
@@ -100,7 +100,7 @@ fn stacks_that_never_become_whole_take_no_more_memory_than_a_bound() {
         .expect("a second field")
         .parse()
         .expect("a number");
-    assert!(pages * 4096 < 1 << 30, "{} MB are resident", pages * 4096 >> 20);
+    assert!(pages * 4096 < 1 << 30, "{} MB are resident", (pages * 4096) >> 20);
     // A stack that comes whole is still taken.
     rig.put(1, 0, Kind::Stack, [77_777, 1 << 32, 1]);
     rig.put(1, 0, Kind::Continuation, [5, 0, 0]);

@@ -238,7 +238,7 @@ impl Facts {
         };
         self.parse_status(&text);
         if self.tracer_pid != 0 {
-            let name = std::fs::read_to_string(format!("/proc/{}/comm", self.tracer_pid)).unwrap_or_default();
+            let name = super::process::proc_text(&format!("/proc/{}/comm", self.tracer_pid)).unwrap_or_default();
             self.tracer_name = name.trim().to_owned();
         }
     }

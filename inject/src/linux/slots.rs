@@ -51,7 +51,9 @@ pub fn slots(process: &Process, module: &Module, names: &[&str]) -> Vec<Slot> {
     }
     for (table, entries) in relocations(module) {
         read_table(process, module, table, entries, |entry| {
-            slots.extend(read_entry(process, module, entry, &symbols));
+            if slots.len() < SLOTS_MAX {
+                slots.extend(read_entry(process, module, entry, &symbols));
+            }
         });
     }
     slots.sort_unstable_by_key(|slot| slot.address);
@@ -139,7 +141,7 @@ fn read_table(
         return;
     }
     let mut next = entries.start;
-    while next < entries.end && slots.len() < SLOTS_MAX {
+    while next < entries.end {
         let count = (entries.end - next).min(CHUNK);
         let at = table + next * RELA_BYTES;
         let Some(bytes) = module.read_table_vec(process, at, (count * RELA_BYTES) as usize) else {
