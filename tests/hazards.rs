@@ -198,9 +198,10 @@ const RULES: &[(&str, &[Held])] = &[
     (
         "a forked child finds the flag off and the ring mapped",
         &[
+            Test("tests/fork.rs", "no_kind_of_child_is_recorded"),
             Test(
                 "tests/fork.rs",
-                "child_is_not_recorded_and_can_be_detached_and_attached",
+                "a_child_of_a_signal_handler_does_not_finish_its_parents_hook",
             ),
             Test(
                 "src/session/payload/driven.rs",
