@@ -109,7 +109,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// An error's text without Rust's "(os error N)".
-fn io_text(error: &io::Error) -> String {
+pub(crate) fn io_text(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

@@ -40,7 +40,10 @@ pub fn send_abandoned_threads_home(process: &Process, maps: &[Mapping]) -> Resul
                 break;
             }
             // On a thread of its own, whose end frees a tracee that does not stop.
-            let attempt = std::thread::scope(|scope| scope.spawn(|| send_home(process, &gadgets, tid)).join());
+            let attempt = std::thread::scope(|scope| {
+                let worker = std::thread::Builder::new().spawn_scoped(scope, || send_home(process, &gadgets, tid));
+                worker.map_or(Ok(Ok(Outcome::DidNotStop)), |worker| worker.join())
+            });
             match attempt {
                 Ok(Ok(Outcome::WasElsewhere)) | Ok(Err(Error::Gone { .. })) => break,
                 Ok(Ok(Outcome::SentHome)) => {

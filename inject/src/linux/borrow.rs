@@ -4,8 +4,31 @@
 //! signal frame lies on the thread's own stack, and the borrowed stack pointer points at the address of libc's
 //! `rt_sigreturn` stub. System calls are made by a `syscall; ret` found in libc and driven by PTRACE_SYSCALL.
 //! Nothing is ever single-stepped, and no code is written.
+//!
+//! Where the tracer can die, and what the thread then does by itself. The kernel detaches the tracees of a thread
+//! that dies and lets them run on from where they stand; a syscall stop is passed like one that nobody looks at.
+//!
+//! | the last thing that was done | the thread has | and goes on |
+//! |---|---|---|
+//! | SEIZE | its own registers | as ever; it was not stopped |
+//! | INTERRUPT, the stop seen | its own registers | as from any stop: the kernel restarts its call |
+//! | reading registers, mask, xstate, rseq | its own registers | the same |
+//! | writing the frame below its red zone | its own registers | the same; nobody looks below the red zone |
+//! | SETREGSET of the borrowed state | rip at `syscall; ret`, rsp at the frame, rax = getpid | getpid, `ret` into the `rt_sigreturn` stub, which loads registers, xstate and mask from the frame |
+//! | SETSIGMASK of everything | the same, no signals | the same; the mask comes back with the frame. The reverse order would leave a thread with its own registers and all signals blocked |
+//! | SETREGSET for a call | the same, rax and arguments for the call | makes that call, then as above |
+//! | SYSCALL, the entry stop seen | the same, inside the call | completes the call, then as above |
+//! | SYSCALL, the exit stop seen | rip at `ret`, the call's result in rax | as above |
+//! | SETSIGMASK of its own mask | rip at `ret`, its own mask | the same; a signal that comes now is handled below the frame |
+//! | SETREGSET of its own registers | its own registers and mask | as from any stop |
+//! | DETACH | its own | as ever |
+//!
+//! In the frame an interrupted call stands as one to be made anew (`rt_sigreturn` forgets the kernel's own note of how
+//! to restart it). A call that the thread completes by itself leaves what `session` knows to clear: a mapping or a
+//! descriptor. `scripts/kill_points` tries all of it.
 
 use super::candidates::{Candidate, Suitability, candidates};
+use super::fault::{self, Call};
 use super::gadgets::Gadgets;
 use super::interrupted::{Disturbance, executed_anew, resumed, wait_out};
 use super::maps::Mapping;
@@ -16,11 +39,12 @@ use super::stacks::has_room;
 use super::x86_64::frame;
 use super::x86_64::registers::Registers;
 use crate::address::RemoteAddr;
-use crate::error::Error;
+use crate::error::{Error, io_text};
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -52,6 +76,8 @@ pub enum BorrowError {
     NoGadget,
     /// The stack pointer of every thread is somewhere strange.
     NoStack,
+    /// We can't have a thread for the work.
+    NoThread(io::Error),
     Failed(Error),
 }
 
@@ -61,6 +87,7 @@ impl BorrowError {
             Self::Refused(_) => Some("run memray as root, or with CAP_SYS_PTRACE".to_owned()),
             Self::Uninterruptible => Some("try again when its disk or network file system answers".to_owned()),
             Self::NoStack => Some("try again in a moment".to_owned()),
+            Self::NoThread(_) => Some("check the limit of processes and threads: ulimit -u".to_owned()),
             Self::Seccomp(filtered) => Some(filtered.fix().to_owned()),
             Self::NoGadget => None,
             Self::Failed(error) => error.fix(),
@@ -78,6 +105,7 @@ impl fmt::Display for BorrowError {
             Self::Seccomp(filtered) => write!(f, "{filtered}"),
             Self::NoGadget => f.write_str("its libc is not one that memray knows how to make system calls with"),
             Self::NoStack => f.write_str("none of its threads is on a stack that memray may use"),
+            Self::NoThread(error) => write!(f, "memray cannot start a thread: {}", io_text(error)),
             Self::Failed(error) => write!(f, "{error}"),
         }
     }
@@ -140,7 +168,7 @@ where
                 continue;
             };
             let attempt = std::thread::scope(|scope| {
-                let worker = scope.spawn(|| {
+                let worker = std::thread::Builder::new().spawn_scoped(scope, || {
                     hurry();
                     if candidate.suitability == Suitability::Running {
                         move_to(candidate.cpu);
@@ -149,26 +177,19 @@ where
                     let work = work.take().ok_or(BorrowError::Uninterruptible)?;
                     let result = work(&mut borrowed);
                     let disturbance = borrowed.disturbance;
-                    let released = borrowed.release();
-                    let pause_us = stopped.elapsed().as_micros() as u64;
-                    Ok::<_, BorrowError>((
-                        result,
-                        released,
-                        Pause {
-                            tid: candidate.tid,
-                            pause_us,
-                            disturbance,
-                        },
-                    ))
+                    // Where this fails the frame brings the thread back, and this thread's end lets it go.
+                    let _ = borrowed.release();
+                    let pause = Pause {
+                        tid: candidate.tid,
+                        pause_us: stopped.elapsed().as_micros() as u64,
+                        disturbance,
+                    };
+                    Ok::<_, BorrowError>((result, pause))
                 });
-                worker.join()
+                Ok::<_, BorrowError>(worker.map_err(BorrowError::NoThread)?.join())
             });
-            match attempt {
-                Ok(Ok((result, released, pause))) => {
-                    let value = result?;
-                    released?;
-                    return Ok((value, pause));
-                }
+            match attempt.map_err(E::from)? {
+                Ok(Ok((result, pause))) => return Ok((result?, pause)),
                 Ok(Err(error)) if work.is_some() => last = error,
                 Ok(Err(error)) => return Err(error.into()),
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -291,6 +312,7 @@ impl<'a> Borrowed<'a> {
     pub fn syscall(&mut self, name: &'static str, number: i64, arguments: [u64; 6]) -> Result<u64, Error> {
         let registers = self.borrowed.calling(number as u64, arguments);
         let (tid, gadget) = (self.tid, self.borrowed.rip);
+        fault::pass(Call::Remote, self.process.pid()).map_err(|errno| Error::RemoteSyscall { name, errno })?;
         let tracee = self.tracee()?;
         tracee.set_registers(&registers)?;
         tracee.run_to_syscall_stop()?;

@@ -45,17 +45,18 @@ impl Handle {
 
     /// Asks it to end: SIGTERM.
     pub fn ask_to_end(&self) -> io::Result<()> {
+        self.send(libc::SIGTERM)
+    }
+
+    /// Lets it go on if it was stopped: SIGCONT.
+    pub fn wake(&self) -> io::Result<()> {
+        self.send(libc::SIGCONT)
+    }
+
+    fn send(&self, signal: i32) -> io::Result<()> {
         let no_info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: pidfd_send_signal reads no memory where there is no siginfo.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                libc::SIGTERM,
-                no_info,
-                0,
-            )
-        };
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal, no_info, 0) };
         if result == 0 {
             Ok(())
         } else {

@@ -4,6 +4,7 @@ pub mod abandoned;
 pub mod borrow;
 mod candidates;
 pub mod facts;
+mod fault;
 pub mod gadgets;
 pub mod handle;
 pub mod host;

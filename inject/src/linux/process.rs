@@ -4,6 +4,7 @@
 //! nothing, so that a reused PID can't be hit. Reads and writes here need no stop and no ptrace.
 //! Writes go through pages that the process itself may not write: the kernel makes a private copy.
 
+use super::fault::{self, Call};
 use super::maps::{self, Mapping};
 use crate::address::RemoteAddr;
 use crate::error::Error;
@@ -45,7 +46,8 @@ impl Process {
 
     fn open_for(pid: i32, access: Access) -> Result<Self, Error> {
         let start_ticks = start_ticks(pid).ok_or(Error::Gone { pid })?;
-        let pidfd = open_pidfd(pid).map_err(|error| Error::Proc {
+        let pidfd = fault::pass(Call::Open, pid).map_err(io::Error::from);
+        let pidfd = pidfd.and_then(|()| open_pidfd(pid)).map_err(|error| Error::Proc {
             file: "(pidfd)",
             pid,
             error,
@@ -100,6 +102,7 @@ impl Process {
         };
         let read = |path: String| -> io::Result<Vec<Mapping>> {
             let mut text = Vec::new();
+            fault::pass(Call::Open, self.pid)?;
             io::Read::read_to_end(&mut io::Read::take(File::open(path)?, MAPS_BYTES_MAX), &mut text)?;
             Ok(maps::parse(&String::from_utf8_lossy(&text)))
         };
@@ -127,6 +130,7 @@ impl Process {
             pid: self.pid,
             error,
         };
+        fault::pass(Call::Open, self.pid).map_err(|errno| failed(errno.into()))?;
         let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_err(failed)?;
         Ok(entries
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -156,7 +160,9 @@ impl Process {
 
     /// Fills the buffer, or fails as a whole.
     pub fn read(&self, address: RemoteAddr, buffer: &mut [u8]) -> Result<(), Error> {
-        self.mem.read_exact_at(buffer, address.0).map_err(|error| Error::Read {
+        let passed = fault::pass(Call::Read, self.pid).map_err(io::Error::from);
+        let read = passed.and_then(|()| self.mem.read_exact_at(buffer, address.0));
+        read.map_err(|error| Error::Read {
             address,
             bytes: buffer.len(),
             error,
@@ -178,7 +184,9 @@ impl Process {
 
     /// Writes bytes that nobody reads meanwhile.
     pub fn write(&self, address: RemoteAddr, bytes: &[u8]) -> Result<(), Error> {
-        self.mem.write_all_at(bytes, address.0).map_err(|error| Error::Write {
+        let passed = fault::pass(Call::Write, self.pid).map_err(io::Error::from);
+        let written = passed.and_then(|()| self.mem.write_all_at(bytes, address.0));
+        written.map_err(|error| Error::Write {
             address,
             bytes: bytes.len(),
             error,
@@ -197,6 +205,7 @@ impl Process {
             bytes: 8,
             error,
         };
+        fault::pass(Call::Write, self.pid).map_err(|errno| failed(errno.into()))?;
         match self.mem.write_at(&bytes, address.0).map_err(failed)? {
             8 => Ok(()),
             _ => Err(failed(io::Error::from(io::ErrorKind::WriteZero))),
@@ -237,7 +246,10 @@ pub fn stat_field(pid: i32, number: usize) -> Option<String> {
 
 /// Opens the memory through the leader, or, where that is a zombie, through another thread.
 pub(super) fn open_mem(pid: i32, access: Access) -> Result<File, Error> {
-    let open = |path: String| File::options().read(true).write(access == Access::Write).open(path);
+    let open = |path: String| {
+        fault::pass(Call::Open, pid)?;
+        File::options().read(true).write(access == Access::Write).open(path)
+    };
     let failed = |error| Error::Proc {
         file: "mem",
         pid,

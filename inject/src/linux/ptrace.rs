@@ -1,6 +1,7 @@
 //! Every ptrace request of this crate. A tracee belongs to the thread that seized it: all of these must be
 //! made by that thread.
 
+use super::fault::{self, Call};
 use super::x86_64::registers::Registers;
 use crate::error::Error;
 use nix::errno::Errno;
@@ -216,7 +217,8 @@ impl Seized {
 
     fn wait(&mut self, flags: WaitPidFlag) -> Result<Option<Stop>, Error> {
         let gone = Error::Gone { pid: self.tid };
-        let stop = match waitpid(Pid::from_raw(self.tid), Some(flags)) {
+        let waited = fault::pass(Call::Wait, self.tid).and_then(|()| waitpid(Pid::from_raw(self.tid), Some(flags)));
+        let stop = match waited {
             Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return Ok(None),
             Ok(WaitStatus::PtraceSyscall(_)) => Stop::Syscall,
             Ok(WaitStatus::PtraceEvent(..)) => Stop::Event,
@@ -272,6 +274,7 @@ pub fn probe() -> Errno {
 }
 
 fn request(what: u32, tid: i32, address: usize, data: usize) -> Result<(), Errno> {
+    fault::pass(Call::Ptrace, tid)?;
     // SAFETY: each caller passes what its request wants: numbers, or the address of a live value of the size
     // that the request reads or writes.
     let result = unsafe { libc::ptrace(what, tid, address, data) };

@@ -18,7 +18,7 @@ pub fn words_are_written_whole() -> bool {
     let word = AtomicU64::new(VALUES[0]);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| {
+        let reader = std::thread::Builder::new().spawn_scoped(scope, || {
             while !is_over.load(Ordering::Relaxed) {
                 if !VALUES.contains(&word.load(Ordering::Relaxed)) {
                     return false;
@@ -34,7 +34,7 @@ pub fn words_are_written_whole() -> bool {
             }
         }
         is_over.store(true, Ordering::Relaxed);
-        reader.join().unwrap_or(false) && written
+        reader.is_ok_and(|reader| reader.join().unwrap_or(false)) && written
     })
 }
 
