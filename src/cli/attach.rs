@@ -100,10 +100,17 @@ const ANSWER_ROWS: usize = 15;
 fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
     let width = ui::width();
     let color = ui::use_color();
-    let worker = std::thread::spawn(move || {
+    // The capture is complete, whatever happens here.
+    let look_later = Some(format!(
+        "memray summary --leaks {}",
+        ui::escape::shell_word(ended.path.as_os_str().as_bytes())
+    ));
+    let failed = |why: String| Failure::new(format!("cannot work out the answer: {why}"), look_later.clone());
+    let worker = std::thread::Builder::new().spawn(move || {
         let mut text = Vec::new();
         answer_text(&ended, width, color, &mut text).map(|()| text)
     });
+    let worker = worker.map_err(|error| failed(error.to_string()))?;
     while !worker.is_finished() {
         if signals.take().is_some() {
             exit(0);
@@ -112,13 +119,14 @@ fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
     }
     let text = worker
         .join()
-        .map_err(|_| Failure::new("the answer could not be worked out", None))??;
+        .map_err(|_| failed("it met something unforeseen in the capture".to_owned()))??;
     // Written by a thread, since a reader that does not read must not keep Ctrl-C from ending this.
-    let writer = std::thread::spawn(move || {
+    let writer = std::thread::Builder::new().spawn(move || {
         let mut stdout = std::io::stdout();
         // A closed pipe is the reader's wish, no failure.
         let _ = stdout.write_all(&text).and_then(|()| stdout.flush());
     });
+    let writer = writer.map_err(|error| failed(error.to_string()))?;
     while !writer.is_finished() {
         if signals.take().is_some() {
             exit(0);

@@ -34,9 +34,9 @@ impl Region {
 
     /// Touches every page, so that the ring is charged to the tool's cgroup and not to the tracee's. It takes
     /// milliseconds, so a thread does it.
-    pub fn touch(&self) -> JoinHandle<()> {
+    pub fn touch(&self) -> io::Result<JoinHandle<()>> {
         let map = Arc::clone(&self.map);
-        std::thread::spawn(move || {
+        std::thread::Builder::new().spawn(move || {
             if map.advise(Advice::PopulateWrite).is_ok() {
                 return;
             }

@@ -41,6 +41,11 @@ pub enum Error {
     ElsewhereOwned(Owner),
     /// The process that the session's mark names works on the target, but is no memray.
     NoCollector(i32),
+    /// The collector was asked to end its window and does not.
+    DeafOwner {
+        owner_pid: i32,
+        is_held: bool,
+    },
     /// Another memray is attaching and does not get done.
     BeingAttached,
     /// The process became another program in the middle of the attach.
@@ -99,6 +104,14 @@ impl fmt::Display for Error {
                 )
             }
             Self::NoCollector(pid) => write!(f, "its mark names process {pid} as its collector, which is no memray"),
+            Self::DeafOwner { owner_pid, is_held } => {
+                let why = if *is_held {
+                    "is held by a debugger or a frozen cgroup and cannot end its window"
+                } else {
+                    "does not end its window"
+                };
+                write!(f, "its collector (memray pid {owner_pid}) {why}")
+            }
             Self::BeingAttached => f.write_str("another memray is attaching to it right now"),
             Self::Executed => f.write_str("it has just become another program (exec)"),
             Self::NoSession => f.write_str("it is not being tracked"),
@@ -130,8 +143,17 @@ impl Error {
         }
     }
 
-    /// What to type or change.
+    /// What to type or change. There is always something, but where nothing is wrong.
     pub fn fix(&self) -> Option<String> {
+        if matches!(self, Self::NoSession) {
+            return None;
+        }
+        let general =
+            || "try again in a moment; memray detach PID repairs what a failed attempt may have left".to_owned();
+        Some(self.particular_fix().unwrap_or_else(general))
+    }
+
+    fn particular_fix(&self) -> Option<String> {
         match self {
             Self::Obstacle(obstacle) => obstacle.fix(),
             Self::NoRoom(shortage) => Some(shortage.fix.clone()),
@@ -140,6 +162,9 @@ impl Error {
             Self::Python(error) => error.fix(),
             Self::Output(error) => Some(error.fix()),
             Self::Write(error) => error.fix(),
+            Self::Memfd(_, error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
+                Some("raise memray's file size limit: ulimit -f unlimited".to_owned())
+            }
             Self::Memfd(..) => Some("try again; -v shows the steps".to_owned()),
             Self::Guardian(_) => Some("check the limit of processes: ulimit -u".to_owned()),
             Self::Busy { owner, .. } if owner.pid_namespace != target::own_pid_namespace() => {
@@ -152,10 +177,14 @@ impl Error {
                 Some("a statically linked allocator cannot be tracked; see the README's limits".to_owned())
             }
             Self::ReadOnlyPages => Some("boot it with: proc_mem.force_override=always".to_owned()),
+            Self::DeafOwner { owner_pid, .. } => Some(format!(
+                "end it: kill -KILL {owner_pid}; its guardian, or another memray detach, then repairs the process"
+            )),
+            Self::TornWords => Some("run memray on another kernel; this one could break the process".to_owned()),
             Self::NoCollector(pid) => Some(format!("see what it is (ps -fp {pid}), end it, then detach again")),
             Self::ForeignDescriptor | Self::BeingAttached | Self::Executed => Some("try again in a moment".to_owned()),
             Self::Host(_, fixes) => fixes.first().cloned(),
-            Self::TornWords | Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
+            Self::NoSession | Self::TooManySlots(_) | Self::Internal(_) => None,
         }
     }
 

@@ -2,8 +2,9 @@
 
 use super::Session;
 use super::error::Error;
+use super::guardian::Guardian;
 use super::place::withdraw;
-use super::repair::restore_slots;
+use super::repair::{self, restore_slots};
 use super::sampler::now_ms;
 use super::target;
 use super::window::End;
@@ -40,15 +41,20 @@ impl Session {
     /// Detaches and closes the capture. What can't be done is a warning, not a reason to leave the rest undone.
     pub fn finish(mut self, end: End) -> Result<Ended, Error> {
         let is_there = self.process.is_alive() && self.landing_is_there();
+        let mut put_back = Ok(());
         if is_there {
-            self.switch_off();
+            put_back = self.switch_off();
         } else {
             self.drain_all(|_| true);
         }
         self.sample();
         let losses = self.collector.losses();
         self.free_region();
-        let left_over_bytes = if is_there { self.give_back() } else { 0 };
+        let mut left_over_bytes = 0;
+        if is_there {
+            put_back = put_back.and_then(|()| self.give_back());
+            left_over_bytes = self.landing.header.landing_bytes + JOURNAL_BYTES + region_bytes(RING_SLOTS);
+        }
         let target_end = match end {
             End::TargetExecuted => Some(TargetEnd::Executed),
             _ if is_there => None,
@@ -61,13 +67,25 @@ impl Session {
         let appendix = self.appendix(losses, target_end, left_over_bytes);
         let closed = self.collector.into_writer().finish(appendix.detached_ms, &appendix);
         // The very last step: whoever waits for the mark to go finds a complete capture.
-        if is_there && let Err(error) = self.landing.end_session(&self.process) {
-            self.warnings
-                .push(format!("the session's mark could not be taken away: {error}"));
+        if is_there {
+            put_back = put_back.and_then(|()| Ok(self.landing.end_session(&self.process)?));
         }
         drop(self.control.take());
-        if let Some(guardian) = self.guardian.take() {
-            guardian.dismiss();
+        // Where the landing can't be read, most likely another program is executed; the guardian looks, too.
+        let is_certain = is_there || !self.process.is_alive();
+        match (put_back, self.guardian.take()) {
+            (Ok(()), guardian) if is_certain => guardian.into_iter().for_each(Guardian::dismiss),
+            (put_back, guardian) => {
+                // The guardian, then we once more: the mark still stands and says what is to be done.
+                drop(guardian);
+                let is_repaired = repair::after_failure(&self.process);
+                if let (false, Err(error)) = (is_repaired, put_back) {
+                    let pid = self.process.pid();
+                    self.warnings.push(format!(
+                        "the target was not put back altogether: {error}; `memray detach {pid}` tries again"
+                    ));
+                }
+            }
         }
         if let Err(error) = closed {
             if end != End::CaptureFailed {
@@ -85,8 +103,8 @@ impl Session {
     }
 
     /// Flag off, then drains until nobody is recording any more.
-    fn switch_off(&mut self) {
-        self.set_flag(FLAG_CLOSING);
+    fn switch_off(&mut self) -> Result<(), Error> {
+        let closed = self.landing.set_flag(&self.process, FLAG_CLOSING);
         let off_since = Instant::now();
         let mut is_busy = true;
         self.drain_all(|collector| {
@@ -94,17 +112,13 @@ impl Session {
             let waited = off_since.elapsed();
             waited >= IN_FLIGHT_MIN && (!is_busy || waited >= IN_FLIGHT_MAX)
         });
-        self.set_flag(FLAG_OFF);
-        if is_busy && let Err(error) = self.landing.taint_reservation(&self.process) {
-            self.warnings
-                .push(format!("a stalled thread could not be noted: {error}"));
+        let switched_off = self.landing.set_flag(&self.process, FLAG_OFF);
+        if is_busy {
+            self.landing.taint_reservation(&self.process)?;
         }
-    }
-
-    fn set_flag(&mut self, flag: u64) {
-        if let Err(error) = self.landing.set_flag(&self.process, flag) {
-            self.warn(format!("tracking could not be switched off: {error}"));
-        }
+        // What counts is that it is off.
+        let _ = closed;
+        Ok(switched_off?)
     }
 
     /// Takes records until the ring is empty and `is_quiet` agrees.
@@ -132,27 +146,24 @@ impl Session {
         }
     }
 
-    /// Slots back, memory withdrawn. Returns how much address space stays.
-    fn give_back(&mut self) -> u64 {
-        if let Err(error) = self.restore_slots() {
-            self.warnings.push(format!("not every slot could be put back: {error}"));
-        }
-        match self
-            .process
-            .maps()
-            .map_err(Error::from)
-            .and_then(|maps| withdraw(&self.process, &maps, &self.landing, &self.borrow))
-        {
+    /// Slots back, memory withdrawn.
+    fn give_back(&mut self) -> Result<(), Error> {
+        self.restore_slots()?;
+        let maps = self.process.maps()?;
+        let withdraw = || withdraw(&self.process, &maps, &self.landing, &self.borrow);
+        match withdraw().or_else(|_| withdraw()) {
             Ok(pause) => {
                 self.pause_us.push(pause.pause_us);
                 self.warnings
                     .extend(pause.disturbance.map(|disturbance| disturbance.to_string()));
             }
-            Err(error) => self.warnings.push(format!(
+            // Nobody may stop a thread now, for instance because a debugger does.
+            Err(Error::Borrow(error)) => self.warnings.push(format!(
                 "the ring stays mapped in the target, switched off and empty: {error}; the next attach uses it again"
             )),
+            Err(error) => return Err(error),
         }
-        self.landing.header.landing_bytes + JOURNAL_BYTES + region_bytes(RING_SLOTS)
+        Ok(())
     }
 
     fn restore_slots(&mut self) -> Result<(), Error> {

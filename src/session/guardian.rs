@@ -2,13 +2,21 @@
 //!
 //! It waits on a pipe whose other end only the tool holds. A byte means that all is well; the end of the pipe
 //! without one means that the tool is dead, and the guardian repairs what the landing's marks describe.
+//!
+//! It is a session of its own, so that neither a closed terminal nor `kill -- -PGID` takes it along with the tool. It
+//! stays in the tool's cgroup: one of its own would have to be made beside the tool's, which outside of a delegated
+//! subtree is the service manager's business, and would stay behind, empty, where the tool was killed; the target's
+//! cgroup would take a process and some memory out of limits that are the target's. Where the whole cgroup is killed,
+//! hooks pass through and the next attach or detach repairs, as after every death of both.
 
+use super::target;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// The tool's end.
 pub struct Guardian {
+    pid: i32,
     child: Child,
     pipe: Option<ChildStdin>,
 }
@@ -18,8 +26,8 @@ const ALL_IS_WELL: u8 = b'.';
 
 impl Guardian {
     /// Starts the guardian and waits until it holds the target's descriptors.
-    pub fn start(pid: i32, own_pid: u32, own_start_ticks: u64) -> std::io::Result<Self> {
-        // A process group of its own: `kill -- -PGID` must not take both. It becomes a session leader itself.
+    pub fn start(pid: i32) -> std::io::Result<Self> {
+        let (own_pid, own_start_ticks) = (std::process::id(), target::own_start_ticks());
         let mut child = Command::new("/proc/self/exe")
             .arg0("memray-guardian")
             .args([
@@ -44,7 +52,16 @@ impl Guardian {
             let _ = child.wait();
             return Err(std::io::Error::other("the guardian process did not start"));
         }
-        Ok(Self { child, pipe })
+        Ok(Self { pid, child, pipe })
+    }
+
+    /// Starts another one if somebody ended this one. True if that was so.
+    pub fn revive(&mut self) -> std::io::Result<bool> {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            return Ok(false);
+        }
+        *self = Self::start(self.pid)?;
+        Ok(true)
     }
 
     pub fn pid(&self) -> i32 {

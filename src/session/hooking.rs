@@ -284,7 +284,7 @@ fn read_all(process: &Process, maps: &[Mapping], starts: &[&Mapping], names: &[&
         .map_or(1, usize::from)
         .min(THREADS_MAX);
     let share = starts.len().div_ceil(threads).max(SHARE_MIN);
-    let read = |starts: &[&Mapping]| -> Vec<Known> {
+    let read = &|starts: &[&Mapping]| -> Vec<Known> {
         let modules = starts
             .iter()
             .take_while(|_| Instant::now() < until)
@@ -301,13 +301,13 @@ fn read_all(process: &Process, maps: &[Mapping], starts: &[&Mapping], names: &[&
     };
     let (own, others) = starts.split_at(share.min(starts.len()));
     std::thread::scope(|scope| {
-        let others: Vec<_> = others
-            .chunks(share)
-            .map(|starts| scope.spawn(|| read(starts)))
-            .collect();
+        let spawn = |starts| std::thread::Builder::new().spawn_scoped(scope, move || read(starts));
+        let others: Vec<_> = others.chunks(share).map(|starts| (starts, spawn(starts))).collect();
         let mut modules = read(own);
-        for other in others {
-            modules.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        for (starts, other) in others {
+            // Where there can be no thread for them, they are read here.
+            let found = other.map_or_else(|_| Ok(read(starts)), |thread| thread.join());
+            modules.extend(found.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
         modules
     })

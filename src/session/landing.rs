@@ -75,12 +75,12 @@ impl Landing {
 
     fn read(process: &Process, base: u64) -> Option<Self> {
         let mut magic = [0; MAGIC.len()];
-        process.read(RemoteAddr(base), &mut magic).ok()?;
+        read_insisting(process, base, &mut magic)?;
         if magic != MAGIC {
             return None;
         }
         let mut bytes = [0; size_of::<LandingHeader>()];
-        process.read(RemoteAddr(base), &mut bytes).ok()?;
+        read_insisting(process, base, &mut bytes)?;
         let header = decode(&bytes);
         let is_known = header.version == VERSION && header.header_bytes as usize == bytes.len();
         (is_known && is_plausible(base, &header)).then_some(Self { base, header })
@@ -257,6 +257,12 @@ impl Landing {
         process.write(RemoteAddr(at), &bytes)?;
         self.set_journal_count(process, (count + entries.len()) as u64)
     }
+}
+
+/// Reads twice if it must: a landing that is overlooked is a session that is overlooked.
+fn read_insisting(process: &Process, base: u64, buffer: &mut [u8]) -> Option<()> {
+    let first = process.read(RemoteAddr(base), buffer);
+    first.or_else(|_| process.read(RemoteAddr(base), buffer)).ok()
 }
 
 /// The process that holds a mark.

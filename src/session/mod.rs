@@ -166,9 +166,13 @@ impl Session {
 
     /// Whether the landing can still be read: not after an exec, which replaces the address space.
     fn landing_is_there(&self) -> bool {
-        self.landing.is_on(&self.process).is_ok()
+        let is_read = || self.landing.is_on(&self.process).is_ok();
+        is_read() || is_read()
     }
 }
+
+/// How often the guardian tries. It waits a little longer each time, ten seconds in all: a thread may be in D state.
+const GUARDIAN_TRIES: u32 = 100;
 
 /// The guardian process: waits for the tool's death and repairs.
 pub fn guard(pid: i32, tool_pid: i32, tool_start_ticks: u64) {
@@ -178,6 +182,6 @@ pub fn guard(pid: i32, tool_pid: i32, tool_start_ticks: u64) {
     // Opened now, while the right to do so is certain: the target may drop its uid in the window.
     let Ok(process) = Process::open(pid) else { return };
     if guardian::tool_died() {
-        repair::after_death(&process, tool_pid, tool_start_ticks);
+        repair::after_death(&process, tool_pid, tool_start_ticks, GUARDIAN_TRIES);
     }
 }

@@ -94,8 +94,10 @@ pub fn place(
             let _ = thread.madvise(RemoteAddr(region), ring_bytes, libc::MADV_DONTDUMP as u64);
             Ok::<_, Error>((landing, region, ring_memory))
         })();
-        if placed.is_err() {
-            made.undo(process, thread);
+        // Only what the process itself refused: after any other failure it is not certain what was done, and the
+        // guardian looks for it.
+        if let Err(Error::Inject(inject::Error::RemoteSyscall { .. })) = &placed {
+            let _ = made.undo(process, thread);
         }
         placed
     })?;
@@ -120,19 +122,22 @@ pub fn place(
 /// What the stop has made so far, to be undone if a later step fails.
 #[derive(Default)]
 struct Made {
+    /// The landing first.
     ranges: Vec<(u64, u64)>,
     memfd: Option<TargetMemfd>,
 }
 
 impl Made {
-    fn undo(self, process: &Process, thread: &mut Borrowed) {
+    /// In reverse, and no further than to a step that fails: the landing's mark is what tells the guardian of the
+    /// rest, so it must not go first.
+    fn undo(self, process: &Process, thread: &mut Borrowed) -> Result<(), inject::Error> {
         if let Some(memfd) = self.memfd {
-            memfd.discard(process, thread);
+            memfd.discard(process, thread)?;
         }
-        // Nothing better can be done where this fails, too: what stays is inert.
-        for (address, bytes) in self.ranges {
-            let _ = thread.munmap(RemoteAddr(address), bytes);
+        for &(address, bytes) in self.ranges.iter().rev() {
+            thread.munmap(RemoteAddr(address), bytes)?;
         }
+        Ok(())
     }
 }
 
@@ -166,16 +171,12 @@ pub struct Wreck {
 }
 
 impl Wreck {
-    pub fn of(process: &Process, maps: &[Mapping], landing: &Landing) -> Self {
-        let header = &landing.header;
-        let region = header.journal + JOURNAL_BYTES;
-        let covers = |map: &Mapping| map.start <= region && region < map.end;
-        // Anything but the empty reservation.
-        let is_ours = |map: &Mapping| !(map.is_anonymous() && map.is_writable());
-        Self {
-            is_mapped: header.journal != 0 && maps.iter().any(|map| covers(map) && is_ours(map)),
-            descriptors: ring_memory::memfds_left_open(process),
-        }
+    pub fn of(process: &Process, maps: &[Mapping], landing: &Landing) -> Result<Self, Error> {
+        let left_open = ring_memory::memfds_left_open(process);
+        Ok(Self {
+            is_mapped: region_is_mapped(maps, landing),
+            descriptors: left_open.map_err(|error| Error::Memfd("looked for", error))?,
+        })
     }
 
     /// Removes it, and the landing itself if it was never completed: nothing ever pointed into that. A region of its
@@ -212,6 +213,14 @@ impl Wreck {
         })?;
         Ok(())
     }
+}
+
+fn region_is_mapped(maps: &[Mapping], landing: &Landing) -> bool {
+    let region = landing.header.journal.wrapping_add(JOURNAL_BYTES);
+    let covers = |map: &Mapping| map.start <= region && region < map.end;
+    // Anything but the empty reservation.
+    let is_ours = |map: &Mapping| !(map.is_anonymous() && map.is_writable());
+    landing.header.journal != 0 && maps.iter().any(|map| covers(map) && is_ours(map))
 }
 
 /// Whose session a region belongs to.

@@ -16,16 +16,27 @@ const IN_FLIGHT: Duration = Duration::from_millis(5);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
 /// How long `memray detach` waits for a collector to close its capture.
 const DETACH_MAX: Duration = Duration::from_secs(120);
+/// How long it waits for one that a debugger or a frozen cgroup keeps from running.
+const HELD_MAX: Duration = Duration::from_secs(3);
+/// How often a read or write that puts something back is tried: nobody else may be left to do it.
+const TRIES: u32 = 3;
+/// Between two tries of a repair; grows by as much each time.
+const RETRY_STEP: Duration = Duration::from_millis(2);
 
 /// Refuses if somebody tracks this process; cleans up if somebody did and is dead. True if it cleaned up.
 pub fn take_over(process: &Process, maps: &[Mapping]) -> Result<bool, Error> {
     let mut repaired = false;
     for mut landing in Landing::find_all(process, maps) {
         match claim(process, &landing) {
+            // No session is without a mark; should one ever be, here it ends. A landing that is not complete belongs to
+            // nobody: who makes one holds the lock that we hold.
+            None if landing.is_unsealed() || landing.header.journal_count != 0 => {
+                repair(process, &mut landing, RegionOwner::Itself)?;
+            }
             None => continue,
             Some(Claim::Live(owner)) => return Err(busy(process, owner)),
-            Some(Claim::Dead(_)) => repair(process, maps, &mut landing, RegionOwner::Itself)?,
-            Some(Claim::Inherited(_)) => repair(process, maps, &mut landing, RegionOwner::Parent)?,
+            Some(Claim::Dead(_)) => repair(process, &mut landing, RegionOwner::Itself)?,
+            Some(Claim::Inherited(_)) => repair(process, &mut landing, RegionOwner::Parent)?,
         }
         repaired = true;
     }
@@ -90,10 +101,17 @@ pub fn detach(pid: i32) -> Result<String, Error> {
     }
     let process = Process::open(pid)?;
     let maps = process.maps()?;
-    let session = Landing::find_all(&process, &maps)
-        .into_iter()
-        .find_map(|landing| Some((landing, landing.owner(&process)?)));
-    let Some((mut landing, owner)) = session else {
+    let landings = Landing::find_all(&process, &maps);
+    let mut marked = landings
+        .iter()
+        .filter_map(|landing| Some((*landing, landing.owner(&process)?)));
+    let Some((mut landing, owner)) = marked.next() else {
+        for mut landing in landings {
+            if landing.header.journal_count != 0 {
+                repair(&process, &mut landing, RegionOwner::Itself)?;
+                return Ok(format!("cleaned up what a memray had left in {pid}"));
+            }
+        }
         return match withdraw_all_forgotten(&process)? {
             true => Ok(format!(
                 "withdrew the ring that an earlier detach had to leave in {pid}"
@@ -102,7 +120,7 @@ pub fn detach(pid: i32) -> Result<String, Error> {
         };
     };
     if owner.is_inherited {
-        repair(&process, &maps, &mut landing, RegionOwner::Parent)?;
+        repair(&process, &mut landing, RegionOwner::Parent)?;
         return Ok(format!(
             "cleaned up what {pid} inherited from its parent, which is or was tracked"
         ));
@@ -123,7 +141,7 @@ pub fn detach(pid: i32) -> Result<String, Error> {
             ));
         }
     }
-    repair(&process, &process.maps()?, &mut landing, RegionOwner::Itself)?;
+    repair(&process, &mut landing, RegionOwner::Itself)?;
     Ok(format!(
         "cleaned up after a memray that was killed; its capture, up to then, is {}",
         owner.path.display()
@@ -144,44 +162,61 @@ fn withdraw_all_forgotten(process: &Process) -> Result<bool, Error> {
 
 /// A ring without a session: no thread could be stopped when its window ended.
 fn withdraw_forgotten(process: &Process, maps: &[Mapping], landing: &mut Landing) -> Result<bool, Error> {
-    let is_mapped = !landing.is_unsealed() && Wreck::of(process, maps, landing).is_mapped;
+    let is_mapped = !landing.is_unsealed() && Wreck::of(process, maps, landing)?.is_mapped;
     if is_mapped {
-        repair(process, maps, landing, RegionOwner::Itself)?;
+        repair(process, landing, RegionOwner::Itself)?;
     }
     Ok(is_mapped)
 }
 
-/// The guardian's work once the tool with this pid and start time is dead.
-pub fn after_death(process: &Process, tool_pid: i32, tool_start_ticks: u64) {
-    let Ok(maps) = process.maps() else { return };
-    for mut landing in Landing::find_all(process, &maps) {
-        let is_its =
-            |owner: Owner| (owner.pid, owner.start_ticks) == (tool_pid, tool_start_ticks) && !owner.is_inherited;
-        if landing.owner(process).is_some_and(is_its) {
-            // Nobody is left to tell; what fails here, the next attach or detach repairs.
-            let _ = repair(process, &maps, &mut landing, RegionOwner::Itself);
+/// Repairs what the tool with this pid and start time has left, in up to so many tries. False if something stays.
+/// The guardian's work once the tool is dead, and the tool's own where a detach or an attach failed half-way.
+pub fn after_death(process: &Process, tool_pid: i32, tool_start_ticks: u64, tries: u32) -> bool {
+    let is_its = |owner: Owner| (owner.pid, owner.start_ticks) == (tool_pid, tool_start_ticks) && !owner.is_inherited;
+    for attempt in 0..tries {
+        std::thread::sleep(RETRY_STEP * attempt);
+        if !process.is_alive() {
+            return true;
+        }
+        let repaired = process.maps().map_err(Error::from).and_then(|maps| {
+            let mut landings = Landing::find_all(process, &maps);
+            landings.retain(|landing| landing.owner(process).is_some_and(is_its));
+            landings
+                .iter_mut()
+                .try_for_each(|landing| repair(process, landing, RegionOwner::Itself))
+        });
+        // What fails every time, the next attach or detach repairs.
+        if repaired.is_ok() {
+            return true;
         }
     }
+    false
+}
+
+/// The same for what this process has left.
+pub fn after_failure(process: &Process) -> bool {
+    after_death(process, std::process::id() as i32, target::own_start_ticks(), TRIES)
 }
 
 /// Switches off, puts slots back, withdraws the memory, takes the mark away. May be repeated at any point.
-fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing, region: RegionOwner) -> Result<(), Error> {
-    landing.set_flag(process, FLAG_OFF)?;
+fn repair(process: &Process, landing: &mut Landing, region: RegionOwner) -> Result<(), Error> {
+    insist(|| landing.set_flag(process, FLAG_OFF))?;
+    // Before anything that stops a thread: a process that stands still can't be stopped, and needs this as much.
+    restore_slots(process, landing)?;
     std::thread::sleep(IN_FLIGHT);
     // A call that the dead tool gave to a thread must not come after what is done here.
-    inject::send_abandoned_threads_home(process, maps)?;
-    let maps = &process.maps()?;
-    let wreck = Wreck::of(process, maps, landing);
+    inject::send_abandoned_threads_home(process, &process.maps()?)?;
+    let maps = process.maps()?;
+    let wreck = Wreck::of(process, &maps, landing)?;
     // A forked child has none of the threads of its parent's table.
     let may_be_busy = region == RegionOwner::Itself;
     if may_be_busy && wreck.is_mapped && threads_are_busy(process, landing.header.journal.wrapping_add(JOURNAL_BYTES)) {
         landing.taint_reservation(process)?;
     }
-    restore_slots(process, landing)?;
-    wreck.clear(process, maps, landing, region)?;
+    wreck.clear(process, &maps, landing, region)?;
     let owner = landing.owner(process);
     if !landing.is_unsealed() {
-        landing.end_session(process)?;
+        insist(|| landing.end_session(process))?;
     }
     if let Some(owner) = owner.filter(|owner| !owner.is_inherited) {
         control::forget(process.pid(), owner.pid, owner.start_ticks);
@@ -189,28 +224,49 @@ fn repair(process: &Process, maps: &[Mapping], landing: &mut Landing, region: Re
     Ok(())
 }
 
+/// Tries again what failed, since a slot or a flag that stays as it is would be a hook that stays.
+fn insist<T>(mut action: impl FnMut() -> Result<T, inject::Error>) -> Result<T, inject::Error> {
+    for _ in 1..TRIES {
+        if let Ok(value) = action() {
+            return Ok(value);
+        }
+    }
+    action()
+}
+
 /// Puts every journalled slot back, only where our hook still stands, in a file's mapping: where a module was unloaded,
-/// what is mapped in its place may hold a copy of the hook's address, which is the program's, and works as it is.
+/// what is mapped in its place may hold a copy of the hook's address, which is the program's, and works as it is. Where one fails the
+/// journal stays as it is.
 pub fn restore_slots(process: &Process, landing: &mut Landing) -> Result<(), Error> {
     if landing.header.journal_count == 0 {
         return Ok(());
     }
-    let maps = process.maps()?;
+    let maps = insist(|| process.maps())?;
     let map_of = |address: u64| {
         let position = maps.partition_point(|map| map.end <= address);
         maps.get(position).filter(|map| map.start <= address)
     };
+    let mut failed = Vec::new();
     // The last entry first: should two name the same slot, it is what the slot held last.
-    for entry in landing.journal(process)?.iter().rev() {
+    for entry in insist(|| landing.journal(process))?.iter().rev() {
         if map_of(entry.slot).is_none_or(|map| map.inode == 0) {
             continue;
         }
         let is_code = map_of(entry.old).is_some_and(Mapping::is_executable);
         let value = if is_code { entry.old } else { entry.real };
-        // A slot that can't be read belonged to a module that is just being unloaded.
-        let _ = process.compare_and_write_word(RemoteAddr(entry.slot), entry.new, value);
+        if let Err(error) = insist(|| process.compare_and_write_word(RemoteAddr(entry.slot), entry.new, value)) {
+            failed.push((entry.slot, error));
+        }
     }
-    landing.set_journal_count(process, 0)?;
+    if !failed.is_empty() {
+        // Most likely their module is being unloaded.
+        let maps = insist(|| process.maps())?;
+        let is_mapped = |slot: u64| maps.iter().any(|map| (map.start..map.end).contains(&slot));
+        if let Some((_, error)) = failed.into_iter().find(|(slot, _)| is_mapped(*slot)) {
+            return Err(error.into());
+        }
+    }
+    insist(|| landing.set_journal_count(process, 0))?;
     Ok(())
 }
 
@@ -252,7 +308,7 @@ fn owner_lives(process: &Process, landing: &Landing, owner: &Owner) -> bool {
     false
 }
 
-/// Sends the collector SIGTERM, and nobody else.
+/// Sends the collector SIGTERM, and nobody else; one that was stopped (SIGSTOP) is to go on, so that it can end.
 fn ask_to_end(process: &Process, owner: &Owner) -> Result<(), Error> {
     if owner.pid_namespace != target::own_pid_namespace() {
         return Err(Error::ElsewhereOwned(owner.clone()));
@@ -266,15 +322,35 @@ fn ask_to_end(process: &Process, owner: &Owner) -> Result<(), Error> {
         return Err(Error::NoCollector(owner.pid));
     }
     match collector.ask_to_end() {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            if is_in_state(owner, "T") {
+                let _ = collector.wake();
+            }
+            Ok(())
+        }
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
         Err(_) => Err(Error::ForeignOwner(owner.clone(), target::user_name(owner.uid))),
     }
 }
 
+/// Whether a collector is in one of these states of proc(5).
+fn is_in_state(owner: &Owner, states: &str) -> bool {
+    inject::stat_field(owner.pid, 3).is_some_and(|state| states.contains(&state))
+}
+
+/// Whether a collector can't run: stopped again, by a debugger, or in a frozen cgroup.
+fn is_held(owner: &Owner) -> bool {
+    let sleeps_in = std::fs::read_to_string(format!("/proc/{}/wchan", owner.pid)).unwrap_or_default();
+    is_in_state(owner, "Tt") || sleeps_in.contains("freeze") || sleeps_in.contains("refrigerator")
+}
+
 fn wait_for_end(process: &Process, landing: &mut Landing, owner: &Owner) -> Result<(), Error> {
-    let deadline = Instant::now() + DETACH_MAX;
-    while Instant::now() < deadline {
+    let began = Instant::now();
+    let mut free = began;
+    while began.elapsed() < DETACH_MAX && free.elapsed() < HELD_MAX {
+        if !is_held(owner) {
+            free = Instant::now();
+        }
         let is_over = !landing.refresh(process) || landing.owner(process).is_none();
         let owner_is_gone = !target::is_running(owner.pid, owner.start_ticks);
         if owner_is_gone || (is_over && process.is_alive()) {
@@ -282,8 +358,8 @@ fn wait_for_end(process: &Process, landing: &mut Landing, owner: &Owner) -> Resu
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    Err(Error::Internal(format!(
-        "its collector (memray pid {}) does not end its window",
-        owner.pid
-    )))
+    Err(Error::DeafOwner {
+        owner_pid: owner.pid,
+        is_held: is_held(owner),
+    })
 }

@@ -9,6 +9,7 @@ use inject::{Borrowed, Mapping, Process, RemoteAddr};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 
 /// What /proc calls the memfd.
@@ -101,11 +102,11 @@ pub struct TargetMemfd(i32);
 
 impl TargetMemfd {
     /// Closes it, if it still is that memfd.
-    pub fn discard(self, process: &Process, thread: &mut Borrowed) {
+    pub fn discard(self, process: &Process, thread: &mut Borrowed) -> Result<(), inject::Error> {
         if is_memfd(process, thread, self.0) {
-            // Nothing better can be done where this fails, too.
-            let _ = thread.close(self.0);
+            thread.close(self.0)?;
         }
+        Ok(())
     }
 }
 
@@ -184,28 +185,31 @@ fn open_memfd(process: &Process, thread: &Borrowed, number: i32, bytes: u64) -> 
 /// Closes the target's descriptor, after checking that another thread has not made it something else.
 fn close_memfd(process: &Process, thread: &mut Borrowed, number: i32, ours: &File) -> Result<(), Error> {
     let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
-    let theirs = std::fs::metadata(descriptor_path(process, thread, number));
-    let is_ours = match (theirs, ours.metadata()) {
-        (Ok(theirs), Ok(ours)) => identity(theirs) == identity(ours),
-        _ => false,
-    };
-    if is_ours {
+    let failed = |error| Error::Memfd("checked", error);
+    let theirs = std::fs::metadata(descriptor_path(process, thread, number)).map_err(failed)?;
+    if identity(theirs) == identity(ours.metadata().map_err(failed)?) {
         thread.close(number)?;
     }
     Ok(())
 }
 
 /// Descriptors of a region's memfd that a killed tool left open, with their inodes.
-pub fn memfds_left_open(process: &Process) -> Vec<(i32, u64)> {
-    let directory = format!("/proc/{}/fd", process.pid());
-    let entries = std::fs::read_dir(directory).into_iter().flatten();
-    let descriptors = entries.filter_map(|entry| {
-        let entry = entry.ok()?;
-        let is_ours = std::fs::read_link(entry.path()).ok()?.to_str()?.starts_with(MEMFD_LINK);
-        let inode = std::fs::metadata(entry.path()).ok()?.ino();
-        is_ours.then_some((entry.file_name().to_str()?.parse().ok()?, inode))
-    });
-    descriptors.collect()
+pub fn memfds_left_open(process: &Process) -> io::Result<Vec<(i32, u64)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", process.pid()))? {
+        let entry = entry?;
+        let is_ours = match std::fs::read_link(entry.path()) {
+            Ok(link) => link.to_str().is_some_and(|link| link.starts_with(MEMFD_LINK)),
+            // Closed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let (true, Some(number)) = (is_ours, number) {
+            found.push((number, std::fs::metadata(entry.path())?.ino()));
+        }
+    }
+    Ok(found)
 }
 
 /// Closes one of them, if it still is that memfd.

@@ -2,13 +2,18 @@
 
 use crate::capture::Sample;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since the epoch.
+/// Milliseconds since the epoch, counted on from the first call: should somebody set the clock in the window, the
+/// trend and the duration must not see it.
 pub fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as i64)
+    static FIRST: OnceLock<(i64, Instant)> = OnceLock::new();
+    let &(first_ms, first) = FIRST.get_or_init(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        (since.map_or(0, |since| since.as_millis() as i64), Instant::now())
+    });
+    first_ms + first.elapsed().as_millis() as i64
 }
 
 /// Reads RSS and cgroup usage.

@@ -9,10 +9,10 @@ use super::output::Output;
 use super::place::{Placed, place, write_image};
 use super::preflight::Survey;
 use super::sampler::{Sampler, now_ms};
-use super::target;
+use super::{repair, target};
 use crate::capture::{FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Collector, MAIN_THREAD, Region, RingReader, TickClock};
-use inject::Process;
+use inject::{BorrowError, Process};
 use std::mem::offset_of;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -48,6 +48,8 @@ impl Session {
         let process = survey.process.clone();
         let begun = survey.go_live(options, &output, started, &clock);
         begun.map_err(|error| {
+            // The guardian has put the target back, unless it is dead itself.
+            repair::after_failure(&process);
             output.discard();
             error.or_left(&process)
         })
@@ -65,8 +67,7 @@ impl Survey {
     ) -> Result<Session, Error> {
         let attached_ms = now_ms();
         let writer = self.writer(options, output, attached_ms)?;
-        let guardian = Guardian::start(options.pid, std::process::id(), target::own_start_ticks());
-        let guardian = guardian.map_err(Error::Guardian)?;
+        let guardian = Guardian::start(options.pid).map_err(Error::Guardian)?;
         let Placed {
             mut landing,
             is_new,
@@ -76,7 +77,7 @@ impl Survey {
         } = self.place(own_mark(Bearer::of(&self.process), attached_ms, &output.path))?;
         let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
         let shared = Region::map(&ring_memory, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
-        let touched = shared.touch();
+        let touched = shared.touch().map_err(BorrowError::NoThread)?;
         let reader = RingReader::new(shared, lap_base);
         reader.publish();
         if is_new {
@@ -160,7 +161,7 @@ impl Survey {
 
     fn place(&self, mark: SessionMark) -> Result<Placed, Error> {
         let existing = Landing::of_image(&self.process, &self.landings, self.image.digest, self.hooks.reals());
-        let placed = place(
+        place(
             &self.process,
             &self.maps,
             existing,
@@ -168,11 +169,7 @@ impl Survey {
             self.ring_source,
             mark,
             &self.borrow,
-        );
-        if let (Err(_), Some(mut landing)) = (&placed, existing) {
-            let _ = landing.end_session(&self.process);
-        }
-        placed
+        )
     }
 
     fn config(&self, landing: &Landing, region: u64, lap_base: u32, clock: &TickClock) -> Result<Config, Error> {

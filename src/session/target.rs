@@ -61,10 +61,15 @@ pub fn own_start_ticks() -> u64 {
 }
 
 /// Whether this very process still runs. A killed one whose parent does not collect it (in containers the first
-/// process often doesn't) keeps its number and start time.
+/// process often doesn't) keeps its number and start time. If /proc does not tell, since it hides others' processes or we
+/// have no descriptor left, one with its number is taken for it: a live session must not be repaired.
 pub fn is_running(pid: i32, expected_start_ticks: u64) -> bool {
     let is_dead = |state: String| matches!(state.as_str(), "Z" | "X" | "x");
-    inject::start_ticks(pid) == Some(expected_start_ticks) && !stat_field(pid, 3).is_none_or(is_dead)
+    match (inject::start_ticks(pid), stat_field(pid, 3)) {
+        (Some(start_ticks), Some(state)) => start_ticks == expected_start_ticks && !is_dead(state),
+        // Numbers below 1 are no process, but groups.
+        _ => pid > 0 && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH),
+    }
 }
 
 /// Inode of the tool's PID namespace.

@@ -1,6 +1,7 @@
 //! The window: drain, sample, keep slots hooked, until something ends it.
 
 use super::Session;
+use super::guardian::Guardian;
 use super::signals::Signals;
 use super::target;
 use crate::analyze::losses;
@@ -94,6 +95,7 @@ impl Session {
                 if !self.landing_is_there() {
                     return self.how_it_left();
                 }
+                self.keep_guarded();
                 self.sample();
                 report(&self.progress(now));
             }
@@ -122,6 +124,21 @@ impl Session {
             std::thread::sleep(IDLE_SLEEP);
         }
         End::TargetEnded
+    }
+
+    /// Sees to it that there is a guardian: somebody may have ended it.
+    fn keep_guarded(&mut self) {
+        let revived = self.guardian.as_mut().map_or(Ok(false), Guardian::revive);
+        match revived {
+            Ok(false) => {}
+            Ok(true) => self.warn("the guardian process was ended by somebody; another was started".to_owned()),
+            Err(error) => {
+                self.guardian = None;
+                self.warn(format!(
+                    "the guardian process was ended by somebody and no other can be started: {error}"
+                ));
+            }
+        }
     }
 
     /// Hooks what was loaded since the last look and tells those who wait for it.
