@@ -26,6 +26,8 @@ mod doctor;
 mod endings;
 /// Programs that log their own allocations: each record right, none missing, none extra.
 mod exact;
+/// What else befalls the tool: stopped, hung up, out of disk, its guardian or its whole process group killed.
+mod faults;
 /// A target that forks in the window.
 mod fork;
 /// Which test or place holds each rule against harming a target.

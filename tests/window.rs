@@ -1,6 +1,6 @@
 //! How a window begins and ends.
 
-use crate::support::process::{signal, stat_field};
+use crate::support::process::{find, is_alive, signal};
 use crate::support::snapshot::Snapshot;
 use crate::support::tool::Running;
 use crate::support::{Output, Target, Tool, eventually, interpreters, skip, test_file};
@@ -347,13 +347,7 @@ fn default_names_do_not_collide() {
 /// The guardian of a window on this target, as long as there is one.
 fn guardian(target: &Target) -> Option<u32> {
     let pid = target.pid_text();
-    let entries = std::fs::read_dir("/proc").expect("read /proc").flatten();
-    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.find(|other| {
-        let command = std::fs::read(format!("/proc/{other}/cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = command.split(|&byte| byte == 0).collect();
-        words.len() > 2 && words[1] == b"guardian" && words[2] == pid.as_bytes()
-    })
+    find(|words| words.len() > 2 && words[1] == "guardian" && words[2] == pid)
 }
 
 #[test]
@@ -374,11 +368,6 @@ fn a_killed_tools_guardian_puts_the_target_back() {
     before.assert_same_but_maps(&Snapshot::take(target.pid()));
 }
 
-/// A zombie, which nobody may have collected yet, is not alive.
-fn is_alive(pid: u32) -> bool {
-    stat_field(pid, 3).is_some_and(|state| state != "Z")
-}
-
 #[test]
 fn marks_of_a_killed_tool_and_guardian_are_repaired() {
     let Some(mut target) = service() else { return };
@@ -388,7 +377,8 @@ fn marks_of_a_killed_tool_and_guardian_are_repaired() {
     for round in 0..3 {
         let capture = target.dir.file(&format!("capture.{round}.bin"));
         let running = foreground(&target, &capture, &["--foreground"]);
-        // The guardian first: it acts when the tool is gone.
+        // The guardian first: it acts when the tool is gone. Stopped, the tool can't start another.
+        running.signal(Signal::SIGSTOP);
         if let Some(guardian) = guardian(&target) {
             signal(guardian, Signal::SIGKILL);
             eventually("the guardian is gone", SOON, || (!is_alive(guardian)).then_some(()));
@@ -419,6 +409,7 @@ fn attach_repairs_the_marks_of_a_killed_tool() {
     let before = Snapshot::take(target.pid());
     target.ask("busy", "ok");
     let running = foreground(&target, &target.dir.file("first.bin"), &["--foreground"]);
+    running.signal(Signal::SIGSTOP);
     if let Some(guardian) = guardian(&target) {
         signal(guardian, Signal::SIGKILL);
         eventually("the guardian is gone", SOON, || (!is_alive(guardian)).then_some(()));

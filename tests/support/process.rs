@@ -26,3 +26,19 @@ pub fn blocked_in(pid: u32) -> Option<u64> {
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
+
+/// A zombie, which nobody may have collected yet, is not alive.
+pub fn is_alive(pid: u32) -> bool {
+    stat_field(pid, 3).is_some_and(|state| state != "Z")
+}
+
+/// A process by its command line.
+pub fn find(is_wanted: impl Fn(&[&str]) -> bool) -> Option<u32> {
+    let entries = std::fs::read_dir("/proc").expect("read /proc").flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        is_wanted(&command.split('\0').collect::<Vec<_>>())
+    })
+}
