@@ -32,7 +32,7 @@ class Layout(ctypes.Structure):
 
 
 class Config(ctypes.Structure):
-    _fields_ = [("region", ctypes.c_uint64), ("real", ctypes.c_uint64 * 15), ("ring_mask", ctypes.c_uint64)]
+    _fields_ = [("region", ctypes.c_uint64), ("real", ctypes.c_uint64 * 16), ("ring_mask", ctypes.c_uint64)]
     _fields_ += [
         (name, ctypes.c_uint32)
         for name in "lap_base ticks_per_us wait_event_us wait_second_us tid_offset glibc_chunks".split()
