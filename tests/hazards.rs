@@ -241,7 +241,7 @@ const RULES: &[(&str, &[Held])] = &[
     (
         "the journal is written before the slot, and repairs by itself",
         &[
-            Test("tests/killed.rs", "at_some_steps"),
+            Test("tests/killed.rs", "at_some_calls"),
             Test("tests/window.rs", "marks_of_a_killed_tool_and_guardian_are_repaired"),
             Test("tests/hostile.rs", "a_mark_that_names_somebody_else_ends_nobody"),
         ],
