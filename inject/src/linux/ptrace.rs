@@ -5,8 +5,6 @@ use super::fault::{self, Call};
 use super::x86_64::registers::Registers;
 use crate::error::Error;
 use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 /// Largest register set that is read: the xsave area with AMX tiles is 11 KiB.
@@ -19,6 +17,8 @@ const PTRACE_O_SUSPEND_SECCOMP: i32 = 1 << 21;
 const PTRACE_GETSIGMASK: u32 = 0x420a;
 const PTRACE_SETSIGMASK: u32 = 0x420b;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+/// The status of a stop at a system call, by PTRACE_O_TRACESYSGOOD.
+const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
 
 /// A thread that is seized. Dropping it lets the thread go wherever it is.
 pub struct Seized {
@@ -204,29 +204,35 @@ impl Seized {
     }
 
     fn poll_stop(&mut self) -> Result<Option<Stop>, Error> {
-        self.wait(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)
+        self.wait(libc::WNOHANG)
     }
 
     fn wait_stop(&mut self) -> Result<Stop, Error> {
         loop {
-            if let Some(stop) = self.wait(WaitPidFlag::__WALL)? {
+            if let Some(stop) = self.wait(0)? {
                 return Ok(stop);
             }
         }
     }
 
-    fn wait(&mut self, flags: WaitPidFlag) -> Result<Option<Stop>, Error> {
-        let gone = Error::Gone { pid: self.tid };
-        let waited = fault::pass(Call::Wait, self.tid).and_then(|()| waitpid(Pid::from_raw(self.tid), Some(flags)));
-        let stop = match waited {
-            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return Ok(None),
-            Ok(WaitStatus::PtraceSyscall(_)) => Stop::Syscall,
-            Ok(WaitStatus::PtraceEvent(..)) => Stop::Event,
-            Ok(WaitStatus::Stopped(_, signal)) => Stop::Signal(signal as i32),
-            Ok(_) | Err(Errno::ECHILD) => return Err(gone),
-            // nix knows no real-time signals: a status it can't parse is a stop by one of them, whose number
-            // is lost. Such a signal was queued before all were blocked; it is asked for below.
-            Err(Errno::EINVAL) => Stop::Signal(self.stop_signal()?),
+    /// Waits for any tracee of this thread, which has this one only. Waiting for it by its id could last for ever: a
+    /// thread that executes a program takes over the id of the leader, and Linux (seen on 6.18) does not wake who
+    /// waits for the leader that was.
+    ///
+    /// It only looks (WNOWAIT). A stop is over when the tracee is resumed. An end is for the parent, which may be
+    /// another thread of this process; where it is ours to take, the kernel does so when this thread ends.
+    fn wait(&mut self, flags: i32) -> Result<Option<Stop>, Error> {
+        let flags = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD | flags;
+        // SAFETY: siginfo_t is plain data for which all zeroes is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let waited = fault::pass(Call::Wait, self.tid).and_then(|()| {
+            // SAFETY: the result is written to a siginfo_t that lives here.
+            Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) })
+        });
+        match waited {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(None),
+            Err(Errno::ECHILD) => return Err(Error::Gone { pid: self.tid }),
             Err(errno) => {
                 return Err(Error::Ptrace {
                     request: "wait",
@@ -234,17 +240,18 @@ impl Seized {
                     errno,
                 });
             }
+        }
+        // SAFETY: what waitid filled in, or the zeroes that it leaves where nothing happened, has these fields.
+        let (tid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        let stop = match (tid, info.si_code, status) {
+            (0, ..) => return Ok(None),
+            (_, libc::CLD_TRAPPED, SYSCALL_STOP) => Stop::Syscall,
+            (_, libc::CLD_TRAPPED, status) if status >> 8 != 0 => Stop::Event,
+            (_, libc::CLD_TRAPPED | libc::CLD_STOPPED, signal) => Stop::Signal(signal),
+            _ => return Err(Error::Gone { pid: self.tid }),
         };
         self.is_stopped = true;
         Ok(Some(stop))
-    }
-
-    /// The signal of a signal-delivery stop, from its siginfo.
-    fn stop_signal(&self) -> Result<i32, Error> {
-        // SAFETY: siginfo_t is plain data for which all zeroes is a value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        self.request("GETSIGINFO", libc::PTRACE_GETSIGINFO, 0, &raw mut info as usize)?;
-        Ok(info.si_signo)
     }
 }
 
