@@ -33,8 +33,12 @@ class Tool:
 
     def processes_of(self, pid):
         """Of this memray, that work on a target."""
+        return self.processes_on({pid})
+
+    def processes_on(self, pids):
+        """The same for several: others may use this memray meanwhile."""
         found = target_state.leftover_processes(self.memray)
-        return [(own, text) for own, text in found if (" %d " % pid) in text + " "]
+        return [(own, text) for own, text in found if any((" %d " % pid) in text + " " for pid in pids)]
 
     def wait(self, tool, allowed=(0,)):
         """What is wrong with how a tool ends."""
@@ -108,6 +112,7 @@ class Tool:
 def storm_of_exits(tool, pythons, wanted, seconds, faults):
     """Interpreters that end at any moment of attach, window and detach. Returns how many faults there were."""
     end, lock = time.monotonic() + seconds, threading.Lock()
+    targets = set()
     counts = {"exits": 0, "attached": 0, "refused": 0}
 
     def is_over():
@@ -134,6 +139,7 @@ def storm_of_exits(tool, pythons, wanted, seconds, faults):
             if target.returncode != 7:
                 wrong.append("%s ends with %d: %s" % (python, target.returncode, said[-600:]))
             with lock:
+                targets.add(target.pid)
                 counts["exits"] += 1
                 counts["attached" if attach.returncode == 0 else "refused"] += 1
                 if wrong and wanted and counts["exits"] > wanted:
@@ -150,9 +156,11 @@ def storm_of_exits(tool, pythons, wanted, seconds, faults):
         for worker in workers:
             worker.join()
         deadline = time.monotonic() + TOOL_SECONDS
-        while target_state.leftover_processes(tool.memray) and time.monotonic() < deadline:
+        left = tool.processes_on(targets)
+        while left and time.monotonic() < deadline:
             time.sleep(0.01)
-        for pid, text in target_state.leftover_processes(tool.memray):
+            left = tool.processes_on(targets)
+        for pid, text in left:
             faults.add("exits, at the end", "left: %d %s" % (pid, text))
     print("exits on %s: %s, tool failed %s, %s" % (
         ", ".join(pythons), counts, tool.take_refusals(), faults.counts or "all well"), flush=True)
