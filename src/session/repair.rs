@@ -52,9 +52,13 @@ pub fn repair_left_overs(pid: i32) -> Result<bool, Error> {
     }
     let process = Process::open(pid)?;
     let _lock = AttachLock::take(&process, facts.inner_pid())?;
-    match take_over(&process, &process.maps()?) {
+    let taken_over = process
+        .maps()
+        .map_err(Error::from)
+        .and_then(|maps| take_over(&process, &maps));
+    match taken_over {
         Err(Error::Busy { .. }) => Ok(false),
-        result => result,
+        result => result.map_err(|error| error.or_left(&process)),
     }
 }
 
@@ -100,19 +104,24 @@ pub fn detach(pid: i32) -> Result<String, Error> {
         return Err(Error::Obstacle(obstacle));
     }
     let process = Process::open(pid)?;
+    detach_from(&process).map_err(|error| error.or_left(&process))
+}
+
+fn detach_from(process: &Process) -> Result<String, Error> {
+    let pid = process.pid();
     let maps = process.maps()?;
-    let landings = Landing::find_all(&process, &maps);
+    let landings = Landing::find_all(process, &maps);
     let mut marked = landings
         .iter()
-        .filter_map(|landing| Some((*landing, landing.owner(&process)?)));
+        .filter_map(|landing| Some((*landing, landing.owner(process)?)));
     let Some((mut landing, owner)) = marked.next() else {
         for mut landing in landings {
             if landing.header.journal_count != 0 {
-                repair(&process, &mut landing, RegionOwner::Itself)?;
+                repair(process, &mut landing, RegionOwner::Itself)?;
                 return Ok(format!("cleaned up what a memray had left in {pid}"));
             }
         }
-        return match withdraw_all_forgotten(&process)? {
+        return match withdraw_all_forgotten(process)? {
             true => Ok(format!(
                 "withdrew the ring that an earlier detach had to leave in {pid}"
             )),
@@ -120,16 +129,16 @@ pub fn detach(pid: i32) -> Result<String, Error> {
         };
     };
     if owner.is_inherited {
-        repair(&process, &mut landing, RegionOwner::Parent)?;
+        repair(process, &mut landing, RegionOwner::Parent)?;
         return Ok(format!(
             "cleaned up what {pid} inherited from its parent, which is or was tracked"
         ));
     }
-    if owner_lives(&process, &landing, &owner) {
-        ask_to_end(&process, &owner)?;
-        wait_for_end(&process, &mut landing, &owner)?;
-        if landing.owner(&process).is_none() || !process.is_alive() {
-            let left = match withdraw_all_forgotten(&process) {
+    if owner_lives(process, &landing, &owner) {
+        ask_to_end(process, &owner)?;
+        wait_for_end(process, &mut landing, &owner)?;
+        if landing.owner(process).is_none() || !process.is_alive() {
+            let left = match withdraw_all_forgotten(process) {
                 Err(error) if process.is_alive() => {
                     format!("; its ring stays mapped, switched off and empty: {error}; detaching again withdraws it")
                 }
@@ -141,7 +150,7 @@ pub fn detach(pid: i32) -> Result<String, Error> {
             ));
         }
     }
-    repair(&process, &mut landing, RegionOwner::Itself)?;
+    repair(process, &mut landing, RegionOwner::Itself)?;
     Ok(format!(
         "cleaned up after a memray that was killed; its capture, up to then, is {}",
         owner.path.display()
