@@ -3,12 +3,21 @@
 //! The log comes from the target (`targets/allocations.py`, `targets/native_calls.py`), the records from upstream's
 //! reader. Sizes are used once, so a record with such a size can only be the one in the log.
 
+use crate::support::ledger::Table;
 use crate::support::upstream::{Dump, MMAP, Record};
-use crate::support::{Dir, Interpreter, Target, Tool, libraries, test_file, upstream};
+use crate::support::{Dir, Interpreter, Target, Tool, eventually, libraries, test_file, upstream};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
-per_interpreter!(python_allocations, native_calls, deep_stacks, reused_code);
+per_interpreter!(
+    python_allocations,
+    native_calls,
+    deep_stacks,
+    reused_code,
+    what_runs_at_exit
+);
 
 /// One line of the log of `allocations.py`.
 struct Logged {
@@ -278,6 +287,76 @@ fn native_calls(python: &Interpreter) {
         libraries::now(),
         libraries::Events::default(),
     );
+}
+
+/// What upstream's own tracker makes of the same program, for comparison: `cargo test -- --nocapture upstreams_ledger`.
+#[test]
+fn upstreams_ledger() {
+    let Some(reader) = upstream::python() else { return };
+    let dir = Dir::new();
+    let (capture, log) = (dir.file("capture.bin"), dir.file("log"));
+    let built = libraries::lazy().build(&dir, "before.so");
+    let Some((before, during)) = built.zip(libraries::now().build(&dir, "during.so")) else {
+        return;
+    };
+    let mut command = Command::new(&reader);
+    command.args(["-m", "memray", "run", "-q", "-o", &capture]);
+    command
+        .arg(test_file("targets/native_calls.py"))
+        .args([&before, &during, &log]);
+    let mut target = Target::start(dir, command);
+    target.ask("go", "done");
+    target.ask("report", "reported");
+    target.say("exit");
+    assert!(target.wait().success());
+    let log = std::fs::read_to_string(&log).expect("the target's log");
+    let mut dump = Dump::read(reader, &capture);
+    // What is above the program belongs to `memray run`.
+    let own = |stack: &str| -> String {
+        let frames = stack
+            .split('\x1e')
+            .filter(|frame| !frame.contains("runpy") && !frame.contains("/memray/"));
+        frames.collect::<Vec<_>>().join("\x1e")
+    };
+    for record in &mut dump.records {
+        record.stack = own(&record.stack);
+    }
+    let log: Vec<String> = log
+        .split('\n')
+        .map(|line| line.split('\t').map(own).collect::<Vec<_>>().join("\t"))
+        .collect();
+    let table = Table::of(&log.join("\n"), &dump);
+    assert!(table.runs_count > 0);
+    println!("upstream's own tracker:\n{table}");
+}
+
+/// Python's functions that run at exit are recorded; what the interpreter does when it takes itself down is not.
+fn what_runs_at_exit(python: &Interpreter) {
+    let Some(reader) = upstream::python() else { return };
+    let code = "import atexit, os\ndef last():\n global kept\n kept = bytearray(790001)\n\
+        atexit.register(last)\nos.write(1, b'ready\\n')\nos.read(0, 9)";
+    let mut command = Command::new(&python.path);
+    command.args(["-c", code]);
+    let mut target = Target::start(Dir::new(), command);
+    let capture = target.dir.file("capture.bin");
+    Tool::new(&["attach", &target.pid_text(), "-o", &capture]).succeed();
+    target.say("end");
+    assert!(target.wait().success());
+    eventually("the capture is complete", Duration::from_secs(30), || {
+        let parsed = Tool::new(&["parse", &capture]).run();
+        parsed.stdout.ends_with("TRAILER\n").then_some(())
+    });
+    let dump = Dump::read(reader, &capture);
+    let of_size = |record: &&Record| record.size == 790002 || record.size == 790001;
+    let found: Vec<&Record> = dump.records.iter().filter(of_size).collect();
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].stack.starts_with("last\x1f<string>\x1f4"),
+        "{}",
+        show(&found[0].stack)
+    );
+    // It is still live: what the interpreter's own end frees is no answer to what the program held.
+    assert!(dump.leaks.contains_key(&found[0].stack), "{}", show(&found[0].stack));
 }
 
 /// One window around one step of `steps.py`.

@@ -25,6 +25,15 @@ recording_entry!(memray_hook_valloc, Hook::Valloc, valloc);
 recording_entry!(memray_hook_pvalloc, Hook::Pvalloc, pvalloc);
 recording_entry!(memray_hook_mmap, Hook::Mmap, mmap);
 recording_entry!(memray_hook_munmap, Hook::Munmap, munmap);
+recording_entry!(memray_hook_mremap, Hook::Mremap, mremap);
+recording_entry!(memray_hook_free_sized, Hook::FreeSized, free_sized);
+recording_entry!(
+    memray_hook_free_aligned_sized,
+    Hook::FreeAlignedSized,
+    free_aligned_sized
+);
+recording_entry!(memray_hook_sbrk, Hook::Sbrk, sbrk);
+recording_entry!(memray_hook_brk, Hook::Brk, brk);
 
 /// What mmap returns when it fails.
 const MAP_FAILED: u64 = u64::MAX;
@@ -35,6 +44,9 @@ type ThreeArguments = unsafe extern "C" fn(u64, u64, u64) -> u64;
 type PosixMemalign = unsafe extern "C" fn(u64, u64, u64) -> i32;
 type Mmap = unsafe extern "C" fn(u64, u64, i32, i32, i32, i64) -> u64;
 type Munmap = unsafe extern "C" fn(u64, u64) -> i32;
+/// The fifth argument is read only with MREMAP_FIXED; passing what the register holds is what the caller did.
+type Mremap = unsafe extern "C" fn(u64, u64, u64, i32, u64) -> u64;
+type Brk = unsafe extern "C" fn(u64) -> i32;
 
 /// The address of the real function.
 #[inline(always)]
@@ -132,6 +144,28 @@ unsafe extern "C" fn mmap(address: u64, length: u64, protection: i32, flags: i32
 }
 
 unsafe extern "C" fn free(block: u64) {
+    freed(block);
+    // SAFETY: the tracee's own call, passed on.
+    unsafe { real_one(Hook::Free)(block) };
+}
+
+unsafe extern "C" fn free_sized(block: u64, size: u64) {
+    freed(block);
+    // SAFETY: the tracee's own call, passed on.
+    unsafe { real_two(Hook::FreeSized)(block, size) };
+}
+
+unsafe extern "C" fn free_aligned_sized(block: u64, alignment: u64, size: u64) {
+    freed(block);
+    // SAFETY: the tool filled in the real free_aligned_sized.
+    let function = unsafe { transmute::<u64, ThreeArguments>(real(Hook::FreeAlignedSized)) };
+    // SAFETY: the tracee's own call, passed on.
+    unsafe { function(block, alignment, size) };
+}
+
+/// A block is about to end, or `block` is 0 and nothing is.
+#[inline(always)]
+fn freed(block: u64) {
     if block != 0
         && let Some(session) = Session::live()
     {
@@ -140,8 +174,6 @@ unsafe extern "C" fn free(block: u64) {
             thread.write(Kind::Free, 0, [block, usable_bytes(&session, block), 0], lost);
         }
     }
-    // SAFETY: the tracee's own call, passed on.
-    unsafe { real_one(Hook::Free)(block) };
 }
 
 unsafe extern "C" fn realloc(old: u64, size: u64) -> u64 {
@@ -179,6 +211,62 @@ unsafe extern "C" fn munmap(address: u64, length: u64) -> i32 {
         end_munmap(begun, address, length, result == 0);
     }
     result
+}
+
+/// Recorded like realloc: the old range ends, the new one begins where mremap was called, wherever it lies. So one rule
+/// holds for growing, shrinking and moving, and for lengths that are no whole pages.
+unsafe extern "C" fn mremap(old: u64, old_length: u64, new_length: u64, flags: i32, new: u64) -> u64 {
+    /// The old range stays mapped, empty.
+    const MREMAP_DONTUNMAP: i32 = 4;
+    // Of a shared mapping, length 0 asks for a second one.
+    let ends = old_length != 0 && flags & MREMAP_DONTUNMAP == 0;
+    let begun = if ends { begin_munmap(old, old_length) } else { None };
+    // SAFETY: the tool filled in the real mremap.
+    let function = unsafe { transmute::<u64, Mremap>(real(Hook::Mremap)) };
+    // SAFETY: the tracee's own call, passed on.
+    let mapped = unsafe { function(old, old_length, new_length, flags, new) };
+    if begun.is_some() {
+        end_munmap(begun, old, old_length, mapped != MAP_FAILED);
+    }
+    if mapped != MAP_FAILED {
+        allocated(mapped, new_length, Allocator::Mmap);
+    }
+    mapped
+}
+
+unsafe extern "C" fn sbrk(increment: u64) -> u64 {
+    const FAILED: u64 = u64::MAX;
+    // SAFETY: the tracee's own call, passed on.
+    let old = unsafe { real_one(Hook::Sbrk)(increment) };
+    if old != FAILED {
+        moved_break(old, old.wrapping_add(increment));
+    }
+    old
+}
+
+unsafe extern "C" fn brk(new: u64) -> i32 {
+    let old = crate::arch::program_break();
+    // SAFETY: the tool filled in the real brk.
+    let function = unsafe { transmute::<u64, Brk>(real(Hook::Brk)) };
+    // SAFETY: the tracee's own call, passed on.
+    let result = unsafe { function(new) };
+    if result == 0 {
+        moved_break(old, new);
+    }
+    result
+}
+
+/// The program break is elsewhere: what lies between came or went. Recorded after the fact in both directions: whoever
+/// moves the break while another thread does is lost without our help.
+fn moved_break(old: u64, new: u64) {
+    if new > old {
+        allocated(old, new - old, Allocator::Mmap);
+    } else if new < old {
+        let begun = begin_munmap(new, old - new);
+        if begun.is_some() {
+            end_munmap(begun, new, old - new, true);
+        }
+    }
 }
 
 /// A block came to life, or `block` is 0 and nothing happened. Not inlined, so that the walk exists once: the text

@@ -8,7 +8,7 @@
 //! - loads from the tracee's memory, each of them listed with its reason in [`walk`];
 //! - stores to the shared region, and to nothing else: the image's own pages are read only in the tracee;
 //! - the real function, exactly once for each call;
-//! - one system call, `futex`, in the hooks of dlopen and dlsym alone.
+//! - two system calls: `futex`, in the hooks of dlopen and dlsym alone; `brk(0)`, in the hook of brk.
 //!
 //! Why it can neither allocate nor abort: there is no allocator, no libc, no thread-local storage and no unwinder to
 //! reach (the image has no undefined symbol), no recursion, no index that is not masked, and no panic: a test in

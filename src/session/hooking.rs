@@ -119,7 +119,9 @@ impl Hooks {
     /// loaded since the last time, and what lazy binding has overwritten.
     pub fn install(&mut self, process: &Process, landing: &mut Landing) -> Result<(), Error> {
         let provider = self.allocator_module(process);
-        let is_reallocs_own = self.is_from_glibc(process, Hook::Reallocarray);
+        // They call realloc or free through libc's own slot, which is hooked.
+        let passing_on = [Hook::Reallocarray, Hook::FreeSized, Hook::FreeAlignedSized]
+            .map(|hook| self.is_from_glibc(process, hook).then_some(hook));
         let mut wanted = Vec::new();
         let mut different_count = 0;
         let images = self.images(process);
@@ -130,8 +132,7 @@ impl Hooks {
                 continue;
             }
             for slot in slots {
-                // It calls realloc through libc's own slot, which is hooked.
-                if is_reallocs_own && HOOKED_SYMBOLS[slot.name].1 == Hook::Reallocarray {
+                if passing_on.contains(&Some(HOOKED_SYMBOLS[slot.name].1)) {
                     continue;
                 }
                 let Some(real) = self.originals.function(slot.name) else {

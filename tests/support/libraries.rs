@@ -1,8 +1,9 @@
 //! C libraries that call the allocation functions: built by the test, loaded by a target.
 
-use super::upstream::{Dump, FREE, Record};
+use super::ledger::Table;
+use super::upstream::{Dump, FREE};
 use super::{Dir, Interpreter, Target, Tool, interpreters, skip, test_file, upstream};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::process::Command;
 
 /// How to build a shared library from sources of `tests/targets`.
@@ -154,88 +155,10 @@ fn run(python: &Interpreter, libraries: &Dir, before: &str, during: &str, events
 }
 
 fn assert_runs(log: &str, dump: &Dump) {
-    let mut lines = log.lines().map(|line| line.split('\t').collect::<Vec<_>>()).peekable();
-    let mut runs = 0;
-    while let Some(line) = lines.next() {
-        let number = |text: &str| -> u64 { text.parse().expect("a number in the log") };
-        match line[0] {
-            "run" => {
-                let mut events = Vec::new();
-                while let Some(event) = lines.next_if(|next| next[0] == "event") {
-                    // The format drops an address' low three bits; a deallocation's size may be anything.
-                    events.push((number(event[1]), number(event[2]) & !7, number(event[3])));
-                }
-                assert!(events.len() > 60);
-                assert_run(line[1], number(line[3]), &events, dump);
-                runs += 1;
-            }
-            "threads" => assert_native_threads(number(line[1]), dump),
-            "forked" => {
-                let size = number(line[1]);
-                let found = dump.records.iter().filter(|record| record.size == size).count();
-                assert_eq!(found, 0, "what a forked child did was recorded");
-            }
-            _ => panic!("{line:?}"),
-        }
-    }
-    assert_eq!(runs, 7);
-}
-
-/// Between the two fences the thread's records are exactly the events.
-fn assert_run(name: &str, fence: u64, events: &[(u64, u64, u64)], dump: &Dump) {
-    let fences: Vec<usize> = (0..dump.records.len())
-        .filter(|&index| dump.records[index].size == fence)
-        .collect();
-    let [first, last] = fences[..] else {
-        panic!("{name}: {} fences of {fence} bytes", fences.len())
-    };
-    let tid = dump.records[first].tid;
-    let between = dump.records[first + 1..last].iter().filter(|record| record.tid == tid);
-    let found: Vec<_> = between
-        .map(|record| (record.allocator, record.address, record.size))
-        .collect();
-    for (index, event) in events.iter().enumerate() {
-        assert_eq!(
-            found.get(index),
-            Some(event),
-            "{name}: event {index} (allocator, address, size)"
-        );
-    }
-    assert_eq!(found.len(), events.len(), "{name}: more records than events");
-    let stack = &dump.records[first].stack;
-    assert!(
-        stack.starts_with("run\x1f") && stack.contains("native_calls.py\x1f"),
-        "{name}: {stack:?}"
-    );
-}
-
-/// Four threads without Python: 2,001 blocks each, all but one freed, no stack.
-fn assert_native_threads(size: u64, dump: &Dump) {
-    let mut tids = HashSet::new();
-    for thread in 0..4 {
-        let mine: Vec<&Record> = dump
-            .records
-            .iter()
-            .filter(|record| record.size == size + thread)
-            .collect();
-        assert_eq!(mine.len(), 2001, "blocks of native thread {thread}");
-        assert!(
-            mine.iter()
-                .all(|record| record.tid == mine[0].tid && record.stack.is_empty())
-        );
-        assert!(tids.insert(mine[0].tid), "native threads share an id");
-        let frees = dump
-            .records
-            .iter()
-            .filter(|record| record.allocator == 5 && record.tid == mine[0].tid)
-            .count();
-        assert!(frees >= 2000, "{frees} frees of native thread {thread}");
-    }
-    let (leaked_bytes, _) = dump.leaks.get("").copied().unwrap_or_default();
-    assert!(
-        leaked_bytes >= 4 * size,
-        "the native threads' last blocks are not leaked: {leaked_bytes}"
-    );
+    let table = Table::of(log, dump);
+    table.assert_right();
+    println!("{table}");
+    assert_eq!(table.runs_count, 6 + 1 + 12 + 2);
 }
 
 /// A target that loads libraries on command, see `native.py`.

@@ -3,6 +3,7 @@
 #[macro_use]
 pub mod interpreters;
 pub mod dir;
+pub mod ledger;
 pub mod libraries;
 pub mod native;
 pub mod process;

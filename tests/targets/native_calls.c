@@ -5,27 +5,32 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum { FREE = 5, MALLOC, REALLOC, CALLOC, POSIX_MEMALIGN, ALIGNED_ALLOC, MEMALIGN, VALLOC, PVALLOC, MMAP, MUNMAP };
 
+/* What an event is a case of, for the table that the test prints. */
+enum { MALLOCS, REALLOCS, ALIGNED, MAPS, REMAPS, BREAKS, SIGNALS, LEFT, ENDINGS };
+
 struct event {
-    uint64_t allocator, address, size;
+    uint64_t allocator, address, size, category;
 };
 
 /* Absolute relocations in data, beside the slots of calls. */
 void *(*volatile malloc_in_table)(size_t) = malloc;
 void (*volatile free_in_table)(void *) = free;
 
-static struct event *out;
-static size_t count, capacity;
+static __thread struct event *out;
+static __thread size_t count, capacity, category;
 
 static void *say(int allocator, void *address, size_t size)
 {
     if (count < capacity)
-        out[count] = (struct event){allocator, (uint64_t)(uintptr_t)address, size};
+        out[count] = (struct event){allocator, (uint64_t)(uintptr_t)address, size, category};
     count++;
     return address;
 }
@@ -41,6 +46,7 @@ static const volatile size_t huge = SIZE_MAX / 2;
 
 static void mallocs(size_t s)
 {
+    category = MALLOCS;
     void *a = say(MALLOC, malloc(s + 1), s + 1);
     void *zero = say(MALLOC, malloc(0), 0);
     void *big = say(MALLOC, malloc(3000000 + s), 3000000 + s); /* an mmap inside malloc, which is not the caller's */
@@ -71,6 +77,7 @@ static void *moved(void *old, void *fresh, size_t size)
 
 static void reallocs(size_t s)
 {
+    category = REALLOCS;
     void *p = realloc(NULL, s + 5);
     p = moved(NULL, p, s + 5);
     void *wall = say(MALLOC, malloc(24), 24);
@@ -109,6 +116,7 @@ static void reallocs(size_t s)
 
 static void aligned(size_t s)
 {
+    category = ALIGNED;
     void *p = NULL;
     if (posix_memalign(&p, 64, s + 9))
         abort();
@@ -130,6 +138,7 @@ static void aligned(size_t s)
 
 static void maps(size_t s)
 {
+    category = MAPS;
     size_t whole = 8 * 4096, part = 3 * 4096;
     void *m = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     say(MMAP, m, whole);
@@ -149,9 +158,89 @@ static void maps(size_t s)
     munmap(odd, s);
 }
 
+static char *mapped(size_t length)
+{
+    return say(MMAP, mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), length);
+}
+
+static void unmapped(void *start, size_t length)
+{
+    say(MUNMAP, start, length);
+    munmap(start, length);
+}
+
+/* Grown, shrunk or moved: the old range ends, the new one begins. */
+static char *remapped(void *old, size_t old_length, size_t length, int flags, void *wanted)
+{
+    char *now = mremap(old, old_length, length, flags, wanted);
+    if (now == MAP_FAILED)
+        return NULL;
+    say(MUNMAP, old, old_length);
+    if (flags & MREMAP_FIXED)
+        say(MUNMAP, now, length);
+    return say(MMAP, now, length);
+}
+
+static void remaps(size_t s)
+{
+    category = REMAPS;
+    const size_t page = 4096;
+    char *m = mapped(16 * page);
+    unmapped(m + 4 * page, 12 * page);
+    m = remapped(m, 4 * page, 10 * page, MREMAP_MAYMOVE, NULL); /* in place, unless another thread was quicker */
+    m = remapped(m, 10 * page, 2 * page, 0, NULL);
+    char *to = mapped(6 * page);
+    m = remapped(m, 2 * page, 3 * page, MREMAP_MAYMOVE | MREMAP_FIXED, to + page); /* over a range that lives */
+    if (mremap((void *)page, page, 2 * page, MREMAP_MAYMOVE) != MAP_FAILED) /* EFAULT */
+        abort();
+    if (mremap(m, 3 * page, 0, MREMAP_MAYMOVE) != MAP_FAILED) /* EINVAL */
+        abort();
+    unmapped(to, 6 * page);
+    char *odd = remapped(mapped(s), s, 2 * s, MREMAP_MAYMOVE, NULL); /* no whole pages */
+    unmapped(odd, 2 * s);
+    m = mapped(8 * page);
+    say(MUNMAP, m + 2 * page, 3 * page);
+    say(MMAP, mmap(m + 2 * page, 3 * page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), 3 * page);
+    unmapped(m, 8 * page);
+}
+
+/* Only while nobody else moves the program break. */
+static void breaks(void)
+{
+    category = BREAKS;
+    char *old = sbrk(0);
+    if (sbrk(8192) != old)
+        abort();
+    say(MMAP, old, 8192);
+    say(MUNMAP, old + 4096, 4096);
+    sbrk(-4096);
+    if (brk(old) || brk(old + 12288) || brk(old))
+        abort();
+    say(MUNMAP, old, 4096);
+    say(MMAP, old, 12288);
+    say(MUNMAP, old, 12288);
+    if (sbrk(INTPTR_MAX) != (void *)-1)
+        abort();
+}
+
+static void on_signal(int number)
+{
+    gone(say(MALLOC, malloc(3000 + number), 3000 + number));
+}
+
+static void signals(void)
+{
+    category = SIGNALS;
+    struct sigaction action = {.sa_handler = on_signal}, before;
+    sigaction(SIGURG, &action, &before);
+    raise(SIGURG);
+    sigaction(SIGURG, &before, NULL);
+}
+
 /* One block a kind stays, to be seen as leaked. */
 static void left(size_t s)
 {
+    category = LEFT;
     say(MALLOC, malloc(s + 17), s + 17);
     say(CALLOC, calloc(1, s + 19), s + 19);
     void *p = say(MALLOC, malloc(s + 21), s + 21);
@@ -160,8 +249,9 @@ static void left(size_t s)
 }
 
 /* Runs everything between two blocks of `fence` bytes and returns the number of events. Calls nothing but the
- * C library in between, so that the thread's records between the fences are exactly the events. */
-size_t run(struct event *log, size_t log_capacity, size_t fence, size_t s)
+ * C library in between, so that the thread's records between the fences are exactly the events. `alone`: no other
+ * thread runs. */
+size_t run(struct event *log, size_t log_capacity, size_t fence, size_t s, int alone)
 {
     out = log;
     count = 0;
@@ -171,6 +261,11 @@ size_t run(struct event *log, size_t log_capacity, size_t fence, size_t s)
     reallocs(s);
     aligned(s);
     maps(s);
+    remaps(s);
+    if (alone) {
+        breaks();
+        signals();
+    }
     left(s);
     void *b = malloc(fence);
     free(a);
@@ -201,6 +296,64 @@ int run_threads(size_t size)
     for (size_t i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
     return 0;
+}
+
+/* A thread that C made: before Python knows it, in a Python function that it calls, and in a destructor of its own
+ * specific data, when Python has forgotten it again. */
+struct stranger {
+    struct event *log;
+    size_t fence, size;
+    void (*enter_python)(void);
+    void *held;
+    int tid;
+    size_t before_count, all_count;
+};
+
+static pthread_key_t ending;
+
+static void at_end(void *argument)
+{
+    struct stranger *self = argument;
+    category = ENDINGS;
+    void *p = say(MALLOC, malloc(self->size), self->size);
+    p = moved(p, realloc(p, 9 * self->size), 9 * self->size);
+    gone(say(CALLOC, calloc(3, self->size), 3 * self->size));
+    gone(p);
+    unmapped(mapped(self->size), self->size);
+    void *b = malloc(self->fence);
+    free(self->held);
+    free(b);
+    self->all_count = count;
+}
+
+static void *live(void *argument)
+{
+    struct stranger *self = argument;
+    out = self->log;
+    count = 0;
+    capacity = 4096;
+    self->tid = gettid();
+    pthread_setspecific(ending, self);
+    void *a = malloc(self->fence);
+    mallocs(self->size);
+    reallocs(self->size);
+    void *b = malloc(self->fence);
+    free(a);
+    free(b);
+    self->before_count = count;
+    self->enter_python();
+    self->held = malloc(self->fence);
+    return NULL;
+}
+
+/* The thread allocates its fence four times: around what it does before Python, and around what its destructor does. */
+void stranger(struct stranger *self)
+{
+    pthread_t thread;
+    pthread_key_create(&ending, at_end);
+    if (pthread_create(&thread, NULL, live, self) || pthread_join(thread, NULL))
+        abort();
+    pthread_key_delete(ending);
 }
 
 void churn(size_t size, int times)

@@ -31,7 +31,8 @@ pub const NONE: u32 = u32::MAX;
 
 /// The functions that can be hooked. The discriminant indexes [`config::Config::real`].
 ///
-/// `reallocarray` is hooked only where it is not glibc's, which calls `realloc` through libc's own GOT slot.
+/// `reallocarray`, `free_sized` and `free_aligned_sized` are hooked only where they are not glibc's, which call `realloc`
+/// and `free` through libc's own GOT slots.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
@@ -51,10 +52,15 @@ pub enum Hook {
     Dlclose = 13,
     Dlsym = 14,
     Reallocarray = 15,
+    Mremap = 16,
+    FreeSized = 17,
+    FreeAlignedSized = 18,
+    Sbrk = 19,
+    Brk = 20,
 }
 
 /// How many [`Hook`]s there are.
-pub const HOOK_COUNT: usize = 16;
+pub const HOOK_COUNT: usize = 21;
 
 /// A symbol as modules import it, and the hook that answers to it. The payload exports
 /// `memray_hook_<function>` for each hook, e.g. `memray_hook_malloc`.
@@ -72,6 +78,11 @@ pub const HOOKED_SYMBOLS: &[(&str, Hook)] = &[
     ("mmap", Hook::Mmap),
     ("mmap64", Hook::Mmap),
     ("munmap", Hook::Munmap),
+    ("mremap", Hook::Mremap),
+    ("free_sized", Hook::FreeSized),
+    ("free_aligned_sized", Hook::FreeAlignedSized),
+    ("sbrk", Hook::Sbrk),
+    ("brk", Hook::Brk),
     ("dlopen", Hook::Dlopen),
     ("dlmopen", Hook::Dlmopen),
     ("dlclose", Hook::Dlclose),
@@ -98,6 +109,11 @@ impl Hook {
             Hook::Dlclose => "memray_hook_dlclose",
             Hook::Dlsym => "memray_hook_dlsym",
             Hook::Reallocarray => "memray_hook_reallocarray",
+            Hook::Mremap => "memray_hook_mremap",
+            Hook::FreeSized => "memray_hook_free_sized",
+            Hook::FreeAlignedSized => "memray_hook_free_aligned_sized",
+            Hook::Sbrk => "memray_hook_sbrk",
+            Hook::Brk => "memray_hook_brk",
         }
     }
 }

@@ -20,7 +20,9 @@ fn check(version: &str) {
     let (image, script) = (directory.join("payload.so"), directory.join("walk_check.py"));
     std::fs::write(&image, IMAGE).unwrap();
     std::fs::write(&script, SCRIPT).unwrap();
-    let output = Command::new(&python).arg(&script).arg(&image).output().unwrap();
+    let hooks = wire::HOOK_COUNT.to_string();
+    let arguments = [script.as_path(), &image, hooks.as_ref()];
+    let output = Command::new(&python).args(arguments).output().unwrap();
     std::fs::remove_dir_all(&directory).unwrap();
     let (out, err) = (
         String::from_utf8_lossy(&output.stdout),

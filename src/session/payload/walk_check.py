@@ -1,6 +1,6 @@
 """Drives the payload inside this interpreter and compares what it walked with what sys._getframe says.
 
-Run as: walk_check.py PAYLOAD.so. The layouts are written down a second time here, from offsetof in release builds for x86_64
+Run as: walk_check.py PAYLOAD.so HOOK-COUNT. The layouts are written down a second time here, from offsetof in release builds for x86_64
 Linux, so that a mistake in the tool's table and one in the payload can't hide each other. Prints one line and exits 0.
 """
 import ctypes
@@ -32,7 +32,7 @@ class Layout(ctypes.Structure):
 
 
 class Config(ctypes.Structure):
-    _fields_ = [("region", ctypes.c_uint64), ("real", ctypes.c_uint64 * 16), ("ring_mask", ctypes.c_uint64)]
+    _fields_ = [("region", ctypes.c_uint64), ("real", ctypes.c_uint64 * int(sys.argv[2])), ("ring_mask", ctypes.c_uint64)]
     _fields_ += [
         (name, ctypes.c_uint32)
         for name in "lap_base ticks_per_us wait_event_us wait_second_us tid_offset glibc_chunks".split()

@@ -1,0 +1,256 @@
+//! Holds a capture to what `native_calls.c` says that it did, record by record, in every category.
+
+use super::upstream::{Dump, FREE, Record};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+
+/// By the numbers that `native_calls.c` gives them.
+const CATEGORIES: [&str; 9] = [
+    "malloc, calloc, free",
+    "realloc, reallocarray",
+    "aligned",
+    "mmap, munmap",
+    "mremap, MAP_FIXED",
+    "sbrk, brk",
+    "in a signal handler",
+    "left over",
+    "in a thread's destructor",
+];
+/// What nothing in the log accounts for.
+const NOT_OWED: &str = "nothing of these";
+
+/// One category's figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    pub owed: usize,
+    pub missing: usize,
+    pub extra: usize,
+    pub wrong_stacks: usize,
+    pub wrong_threads: usize,
+}
+
+/// Figures by category, and the first few lines of what is wrong.
+#[derive(Default)]
+pub struct Table {
+    rows: BTreeMap<&'static str, Row>,
+    wrong: Vec<String>,
+    pub runs_count: usize,
+}
+
+/// One `run` of the log with its events.
+struct Run<'a> {
+    name: &'a str,
+    tid: u64,
+    fence: u64,
+    stack: &'a str,
+    events: Vec<Event>,
+}
+
+#[derive(Clone, Copy)]
+struct Event {
+    /// (allocator, address, size), as a record has them.
+    key: (u64, u64, u64),
+    category: &'static str,
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().unwrap_or_else(|_| panic!("a number in the log: {text:?}"))
+}
+
+impl Table {
+    /// Compares everything that the log says.
+    pub fn of(log: &str, dump: &Dump) -> Self {
+        let mut table = Self::default();
+        let mut threads = HashMap::new();
+        let mut lines = log
+            .split('\n')
+            .map(|line| line.split('\t').collect::<Vec<_>>())
+            .peekable();
+        while let Some(line) = lines.next() {
+            match line[0] {
+                "run" => {
+                    let mut events = Vec::new();
+                    while let Some(event) = lines.next_if(|next| next[0] == "event") {
+                        // The format drops an address' low three bits; a deallocation's size may be anything.
+                        events.push(Event {
+                            key: (number(event[1]), number(event[2]) & !7, number(event[3])),
+                            category: CATEGORIES[number(event[4]) as usize],
+                        });
+                    }
+                    assert!(!events.is_empty(), "{line:?}");
+                    let (name, tid, fence) = (line[1], number(line[2]), number(line[3]));
+                    let stack = line[4];
+                    table.run(
+                        &Run {
+                            name,
+                            tid,
+                            fence,
+                            stack,
+                            events,
+                        },
+                        dump,
+                        &mut threads,
+                    );
+                    table.runs_count += 1;
+                }
+                "python" => table.python(number(line[1]), number(line[2]), line[3], dump, &mut threads),
+                "threads" => table.native_threads(number(line[1]), dump),
+                "forked" => {
+                    let size = number(line[1]);
+                    let found = dump.records.iter().filter(|record| record.size == size).count();
+                    table.row("in a forked child").extra += found;
+                }
+                "" => {}
+                _ => panic!("{line:?}"),
+            }
+        }
+        let ids: HashSet<u64> = threads.values().copied().collect();
+        assert_eq!(ids.len(), threads.len(), "threads share an id: {threads:?}");
+        table
+    }
+
+    fn row(&mut self, category: &'static str) -> &mut Row {
+        self.rows.entry(category).or_default()
+    }
+
+    fn note(&mut self, wrong: String) {
+        if self.wrong.len() < 12 {
+            self.wrong.push(wrong);
+        }
+    }
+
+    /// Between the two fences the thread's records are exactly the events, with that stack.
+    fn run(&mut self, run: &Run, dump: &Dump, threads: &mut HashMap<u64, u64>) {
+        let fences: Vec<usize> = (0..dump.records.len())
+            .filter(|&index| dump.records[index].size == run.fence)
+            .collect();
+        // A thread of C's has two pairs of fences.
+        let pair = usize::from(run.name.contains("destructor"));
+        let Some(&[first, last]) = fences.as_chunks::<2>().0.get(pair) else {
+            for event in &run.events {
+                let row = self.row(event.category);
+                row.owed += 1;
+                row.missing += 1;
+            }
+            return self.note(format!("{}: {} fences of {} bytes", run.name, fences.len(), run.fence));
+        };
+        let tid = dump.records[first].tid;
+        let wrong_thread = *threads.entry(run.tid).or_insert(tid) != tid;
+        let found: Vec<&Record> = dump.records[first + 1..last]
+            .iter()
+            .filter(|record| record.tid == tid)
+            .collect();
+        let key = |record: &Record| (record.allocator, record.address, record.size);
+        let mut left: HashMap<(u64, u64, u64), Vec<&Record>> = HashMap::new();
+        for record in &found {
+            left.entry(key(record)).or_default().push(record);
+        }
+        let in_order = found.len() == run.events.len()
+            && found
+                .iter()
+                .zip(&run.events)
+                .all(|(record, event)| key(record) == event.key);
+        for (index, event) in run.events.iter().enumerate() {
+            let record = left.get_mut(&event.key).filter(|records| !records.is_empty());
+            let record = record.map(|records| records.remove(0));
+            let row = self.row(event.category);
+            row.owed += 1;
+            row.wrong_threads += usize::from(wrong_thread);
+            match record {
+                None => {
+                    row.missing += 1;
+                    self.note(format!("{}: event {index} {:?} is missing", run.name, event.key));
+                }
+                Some(record) if record.is_allocation() && record.stack != run.stack => {
+                    row.wrong_stacks += 1;
+                    self.note(format!(
+                        "{}: stack {:?}, should be {:?}",
+                        run.name, record.stack, run.stack
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        for record in left.into_values().flatten() {
+            self.row(NOT_OWED).extra += 1;
+            self.note(format!("{}: extra {:?}", run.name, key(record)));
+        }
+        if !in_order {
+            self.note(format!("{}: not in the order of the events", run.name));
+        }
+    }
+
+    /// One object of Python's in a thread that C made.
+    fn python(&mut self, size: u64, tid: u64, stack: &str, dump: &Dump, threads: &mut HashMap<u64, u64>) {
+        let mut found = dump.records.iter().filter(|record| record.size == size);
+        let record = found.next();
+        let extra = found.count();
+        let row = self.row("Python, entered by C");
+        row.owed += 1;
+        row.extra += extra;
+        match record {
+            None => row.missing += 1,
+            Some(record) => {
+                row.wrong_stacks += usize::from(record.stack != stack);
+                row.wrong_threads += usize::from(*threads.entry(tid).or_insert(record.tid) != record.tid);
+            }
+        }
+    }
+
+    /// Four threads without Python: 2,001 blocks each, all but one freed, no stack.
+    fn native_threads(&mut self, size: u64, dump: &Dump) {
+        let mut tids = HashSet::new();
+        for thread in 0..4 {
+            let of_size = |record: &&Record| record.size == size + thread;
+            let mine: Vec<&Record> = dump.records.iter().filter(of_size).collect();
+            let tid = mine.first().map(|record| record.tid);
+            let frees = dump
+                .records
+                .iter()
+                .filter(|it| it.allocator == FREE && Some(it.tid) == tid);
+            let frees_count = frees.count();
+            let row = self.row("threads without Python");
+            row.owed += 4001;
+            row.missing += 2001_usize.saturating_sub(mine.len()) + 2000_usize.saturating_sub(frees_count);
+            row.extra += mine.len().saturating_sub(2001);
+            row.wrong_stacks += mine.iter().filter(|record| !record.stack.is_empty()).count();
+            row.wrong_threads += mine.iter().filter(|record| Some(record.tid) != tid).count();
+            assert!(tid.is_none_or(|tid| tids.insert(tid)), "native threads share an id");
+        }
+        let (leaked_bytes, _) = dump.leaks.get("").copied().unwrap_or_default();
+        if leaked_bytes < 4 * size {
+            self.note(format!(
+                "the native threads' last blocks are not leaked: {leaked_bytes}"
+            ));
+        }
+    }
+
+    /// Nothing missing, extra or wrong in any category.
+    pub fn assert_right(&self) {
+        let is_right = |row: &Row| (row.missing, row.extra, row.wrong_stacks, row.wrong_threads) == (0, 0, 0, 0);
+        assert!(
+            self.rows.values().all(is_right) && self.wrong.is_empty(),
+            "{self}{}",
+            self.wrong.join("\n")
+        );
+        assert!(self.rows.values().map(|row| row.owed).sum::<usize>() > 10_000, "{self}");
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:26} {:>7} {:>7} {:>6} {:>12} {:>13}",
+            "", "owed", "missing", "extra", "wrong stacks", "wrong threads"
+        )?;
+        for (category, row) in &self.rows {
+            writeln!(
+                f,
+                "{category:26} {:7} {:7} {:6} {:12} {:13}",
+                row.owed, row.missing, row.extra, row.wrong_stacks, row.wrong_threads
+            )?;
+        }
+        Ok(())
+    }
+}
