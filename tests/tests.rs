@@ -16,6 +16,8 @@ mod bindings;
 mod busy;
 /// What the command line says about itself, and its usage errors.
 mod command_line;
+/// Ends of a window by condition: resident memory, the capture's size, room on its disk.
+mod conditions;
 /// 500 attaches and detaches while four threads allocate and check what they stored.
 mod cycles;
 /// `scripts/demo`, the README's first command.
@@ -42,6 +44,8 @@ mod idle;
 mod killed;
 /// What is different in a process after detach.
 mod leftovers;
+/// What a capture lacks: counted by cause, at the head of every report, and never called a leak.
+mod losses;
 /// Targets whose files are deleted or replaced on disk while they run.
 mod places_files;
 /// Targets whose limits are nearly reached.

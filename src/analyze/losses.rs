@@ -27,6 +27,57 @@ impl LossSummary {
     }
 }
 
+/// Why events were not recorded, or not as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossCause {
+    AllocationsFull,
+    FreesFull,
+    OutcomesFull,
+    DefinitionsFull,
+    Reentrant,
+    NoThreadEntry,
+    Abandoned,
+    DeadSlots,
+    ModulesLate,
+    Stackless,
+    ImpliedFrees,
+    Corrupt,
+}
+
+impl LossCause {
+    /// Whether such an event is missing from the capture; others came, but not whole, or late.
+    pub fn is_lost_event(self) -> bool {
+        !matches!(self, Self::Stackless | Self::ImpliedFrees | Self::Corrupt)
+    }
+}
+
+/// How much was lost for one cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    pub cause: LossCause,
+    pub count: u64,
+}
+
+/// The causes that there were.
+pub fn loss_causes(losses: &Losses) -> Vec<Loss> {
+    let counts = [
+        (LossCause::AllocationsFull, losses.allocations_full),
+        (LossCause::FreesFull, losses.frees_full),
+        (LossCause::OutcomesFull, losses.outcomes_full),
+        (LossCause::DefinitionsFull, losses.definitions_full),
+        (LossCause::Reentrant, losses.reentrant),
+        (LossCause::NoThreadEntry, losses.no_thread_entry),
+        (LossCause::Abandoned, losses.abandoned),
+        (LossCause::DeadSlots, losses.dead_slots.max(losses.late_commits)),
+        (LossCause::ModulesLate, losses.modules_late),
+        (LossCause::Stackless, losses.stackless),
+        (LossCause::ImpliedFrees, losses.implied_frees),
+        (LossCause::Corrupt, losses.corrupt),
+    ];
+    let some = counts.into_iter().filter(|&(_, count)| count > 0);
+    some.map(|(cause, count)| Loss { cause, count }).collect()
+}
+
 /// Sums causes up. A slot that was given up is one lost event, whether or not it was committed late.
 pub fn losses(losses: &Losses) -> LossSummary {
     let unknown = [
@@ -62,6 +113,9 @@ mod tests {
             late_commits: 100,
             dead_slots: 128,
             modules_late: 256,
+            stackless: 512,
+            implied_frees: 1024,
+            corrupt: 2048,
         };
         let found = losses(&causes);
         assert_eq!(
@@ -69,6 +123,11 @@ mod tests {
             (1, 6, 8)
         );
         assert_eq!((found.unknown_count, found.total_count()), (496, 511));
+        let causes_found = loss_causes(&causes);
+        let lost = causes_found.iter().filter(|loss| loss.cause.is_lost_event());
+        assert_eq!(lost.map(|loss| loss.count).sum::<u64>(), found.total_count());
+        assert_eq!(causes_found.len(), 12);
+        assert_eq!(loss_causes(&Losses::default()), []);
         assert_eq!(
             losses(&Losses {
                 frees_full: u64::MAX,

@@ -64,6 +64,27 @@ pub struct Verdict {
     pub reconcile: Option<Reconcile>,
 }
 
+/// What is live must have come to this much before it is worth a word, and older blocks must have gone that were at
+/// least this part of it.
+const TURNOVER_BYTES_MIN: u64 = 100_000;
+const TURNOVER_SHARE_MIN: f64 = 0.5;
+const SETTLED_SHARE_MAX: f64 = 0.1;
+
+impl Verdict {
+    /// Whether what is live only took the place of older blocks: memory stands still, and about as much was freed.
+    pub fn is_turnover(&self) -> bool {
+        let Some(reconcile) = &self.reconcile else {
+            return false;
+        };
+        let live_bytes = reconcile.tracked_live_bytes;
+        let freed_bytes = reconcile.old_frees_bytes.unwrap_or(0);
+        // What it rose by before it stood still is a small part of what is live.
+        let stands_still = matches!(self.trend, Trend::Flat { settled_bytes }
+            if (settled_bytes.max(0) as f64) < live_bytes as f64 * SETTLED_SHARE_MAX);
+        stands_still && live_bytes >= TURNOVER_BYTES_MIN && freed_bytes as f64 >= live_bytes as f64 * TURNOVER_SHARE_MIN
+    }
+}
+
 /// Judges a window.
 pub fn verdict(evidence: &Evidence<'_>) -> Verdict {
     let rss: Vec<_> = evidence
@@ -199,6 +220,24 @@ mod tests {
         });
         assert_eq!(verdict.trend, Trend::Flat { settled_bytes: 0 });
         assert_eq!(verdict.reconcile.unwrap().unexplained_bytes, -500 * MB as i64);
+    }
+
+    #[test]
+    fn a_cache_that_turns_over_is_no_leak_where_memory_stands_still() {
+        let judged = |rate, freed_bytes| {
+            verdict(&Evidence {
+                samples: &samples(rate, None),
+                tracked_live_bytes: 50 * MB,
+                old_frees_count: 1000,
+                old_frees_bytes: freed_bytes,
+                ..Evidence::default()
+            })
+            .is_turnover()
+        };
+        assert!(judged(0, Some(49 * MB)));
+        assert!(!judged(1, Some(49 * MB)), "it grows all the same");
+        assert!(!judged(0, Some(5 * MB)), "what it replaced is not known");
+        assert!(!judged(0, None));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Appendix {
     pub detached_ms: i64,
     /// How the target ended, if it did within the window.
     pub target_end: Option<String>,
+    /// What ended the window, where it was neither its time nor somebody's wish nor the target's end.
+    pub window_end: Option<String>,
     /// Name and version of what recorded.
     pub tool: String,
     /// Address space that stays in the target.
@@ -73,6 +75,12 @@ pub struct Losses {
     pub dead_slots: u64,
     /// Modules that were used before they were hooked.
     pub modules_late: u64,
+    /// Allocations whose stack definition was lost.
+    pub stackless: u64,
+    /// Frees that were not seen, found out by their address being allocated again.
+    pub implied_frees: u64,
+    /// Records that break the contract.
+    pub corrupt: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

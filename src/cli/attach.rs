@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::reports::leaks_of;
 use super::say::{answer, note};
 use super::{AttachArgs, DetachArgs};
-use crate::analyze::{Evidence, losses, verdict};
+use crate::analyze::{Evidence, loss_causes, verdict};
 use crate::session::{self, End, Ended, Session, Signals};
 use crate::{report, ui};
 use nix::sys::signal::Signal;
@@ -36,6 +36,11 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         force: args.force,
         compress: !args.no_compress,
         duration: args.duration,
+        limits: session::Limits {
+            until_rss_bytes: args.until_rss,
+            max_size_bytes: args.max_size,
+            keep_free_bytes: args.keep_free,
+        },
     };
     let mut session = Session::start(&options).map_err(failed)?;
     for note_text in session.notes() {
@@ -150,7 +155,12 @@ fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> R
     let answer = report::Answer {
         leaks: &lines,
         verdict: &verdict,
-        losses: &losses(&appendix.losses),
+        head: report::Head {
+            window_end: appendix.window_end.as_deref(),
+            losses: &loss_causes(&appendix.losses),
+            // Part of the sum that the answer prints.
+            old_frees: None,
+        },
         target_end: ended.target_end,
         oom_kills_count: ended.oom_kills,
         pauses_us: &appendix.pause_us,

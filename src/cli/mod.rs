@@ -1,6 +1,7 @@
 //! Commands, flags, their help, and exit codes: 0 done, 1 failed, 2 usage.
 
 mod attach;
+mod bytes;
 mod doctor;
 mod duration;
 mod failure;
@@ -69,6 +70,16 @@ struct AttachArgs {
         help = "Write the capture here [default: memray-<PID>.<n>.bin]"
     )]
     output: Option<PathBuf>,
+    /// End the window once the process has this much resident memory: bytes, or 512M, 2G, 2GiB
+    #[arg(long, value_name = "BYTES", value_parser = bytes::parse, allow_negative_numbers = true)]
+    until_rss: Option<u64>,
+    /// End the window once the capture is this large
+    #[arg(long, value_name = "BYTES", value_parser = bytes::parse, allow_negative_numbers = true)]
+    max_size: Option<u64>,
+    /// End the window before the capture's file system has less room than this [default: 256M, or 5 % of it if
+    /// that is more]
+    #[arg(long, value_name = "BYTES", value_parser = bytes::parse_or_zero, allow_negative_numbers = true)]
+    keep_free: Option<u64>,
     /// Overwrite the output file if it exists
     #[arg(short, long)]
     force: bool,

@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::say::note;
 use super::{ParseArgs, SummaryArgs};
-use crate::analyze::{Heap, LineTable, Origins, SortColumn, arena_bytes, functions, lines, losses};
+use crate::analyze::{Heap, LineTable, Origins, SortColumn, arena_bytes, functions, lines, loss_causes};
 use crate::capture::{Damage, RawReader, ReadError, Reader};
 use crate::{report, ui};
 use std::io::Write;
@@ -16,6 +16,7 @@ pub fn summary(args: &SummaryArgs) -> Result<(), Failure> {
     let color = ui::use_color();
     let mut text = Vec::new();
     let (heap, reader) = read(&args.results)?;
+    write_head(&reader, color, &mut text).map_err(|error| Failure::new(format!("cannot print: {error}"), None))?;
     let written = if args.leaks {
         let table = leaks_table(&heap, &reader);
         report::leaks(
@@ -93,18 +94,23 @@ fn warn_of_damage(path: &Path, damage: Option<&Damage>) {
     }
 }
 
-/// What a table does not show by itself: events that were never recorded, and those still to come.
+/// What a table does not show by itself.
+fn write_head(reader: &Reader, color: bool, out: &mut Vec<u8>) -> std::io::Result<()> {
+    let Some(appendix) = reader.appendix() else {
+        return Ok(());
+    };
+    // A capture may come from anywhere, and lie.
+    let window_end = appendix.window_end.as_deref().map(ui::escape::printable);
+    let head = report::Head {
+        window_end: window_end.as_deref(),
+        losses: &loss_causes(&appendix.losses),
+        old_frees: Some((appendix.old_frees.count, appendix.old_frees.bytes)),
+    };
+    report::head(&head, ui::width(), color, out)
+}
+
+/// Events that are still to come.
 fn warn_of_gaps(path: &Path, reader: &Reader) {
-    let lost_count = reader
-        .appendix()
-        .map_or(0, |appendix| losses(&appendix.losses).total_count());
-    if lost_count > 0 {
-        let events = ui::format::counted(lost_count, "event");
-        note(format_args!(
-            "{} lacks {events} that could not be recorded",
-            path.display()
-        ));
-    }
     if reader.damage().is_none() && !reader.is_complete() {
         note(format_args!(
             "{} was not closed: it is being recorded, or its memray was killed",

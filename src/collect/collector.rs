@@ -176,6 +176,9 @@ impl Collector {
             late_commits: losses.late_commits.load(Ordering::Relaxed),
             dead_slots: self.reader.dead_slots(),
             modules_late: self.reader.region().header().modules_late.load(Ordering::Relaxed),
+            stackless: self.counters.stackless,
+            implied_frees: self.counters.implied_frees,
+            corrupt: self.counters.corrupt,
         }
     }
 

@@ -3,14 +3,13 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use super::head::{Head, head};
 use super::leaks::{LeaksOptions, leaks};
-use super::paint::{Paint, Style};
 use super::table::wrap;
-use crate::analyze::{Basis, Limit, LineTable, LossSummary, Rate, Reconcile, Trend, Verdict};
+use super::text::Text;
+use crate::analyze::{Basis, Limit, LineTable, Rate, Reconcile, Trend, Verdict};
 use crate::ui::format;
 
-/// Sentences are not longer, however wide the terminal is.
-const TEXT_WIDTH_MAX: usize = 80;
 /// From this part of what is still live on, arenas need an explanation.
 const ARENAS_SHARE_MIN: f64 = 0.2;
 /// An unexplained remainder needs a word if it is both this part of the larger side and this many bytes.
@@ -51,7 +50,7 @@ impl fmt::Display for TargetEnd {
 pub struct Answer<'a> {
     pub leaks: &'a LineTable,
     pub verdict: &'a Verdict,
-    pub losses: &'a LossSummary,
+    pub head: Head<'a>,
     /// `None` if the target lives on.
     pub target_end: Option<TargetEnd>,
     /// How many processes of the target's cgroup the kernel killed for want of memory within the window.
@@ -66,15 +65,12 @@ pub struct Answer<'a> {
     pub small_objects_command: Option<&'a str>,
 }
 
-/// Writes the table of what is still live, then the verdict. Without colour no control code is written.
+/// Writes what the figures lack, the table of what is still live, then the verdict. Without colour no control code is written.
 pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &mut impl Write) -> io::Result<()> {
+    head(&answer.head, width, options.color, out)?;
     leaks(answer.leaks, options, width, out)?;
     writeln!(out)?;
-    let mut text = Text {
-        width: width.min(TEXT_WIDTH_MAX),
-        paint: Paint { is_on: options.color },
-        out,
-    };
+    let mut text = Text::new(width, options.color, out);
     if let Some(end) = answer.target_end {
         text.say("The target ended:", &format!("{end}."))?;
     }
@@ -91,6 +87,7 @@ pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &m
         )?;
     }
     write_trend(answer.verdict, &mut text)?;
+    write_turnover(answer.verdict, &mut text)?;
     if let Some(limit) = &answer.verdict.limit {
         write_limit(limit, &mut text)?;
     }
@@ -98,7 +95,9 @@ pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &m
         write_reconcile(reconcile, &mut text)?;
     }
     write_arenas(answer, &mut text)?;
-    write_losses(answer.losses, &mut text)?;
+    if !answer.head.has_losses() {
+        text.say("", "Nothing was lost: every allocation and free was recorded.")?;
+    }
     write_pauses(answer.pauses_us, &mut text)?;
     if answer.left_over_bytes > 0 {
         let left_over = format::bytes_short(answer.left_over_bytes);
@@ -111,40 +110,6 @@ pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &m
         "More lines:",
         &format!("memray summary --leaks -r 50 {}", answer.capture),
     )
-}
-
-/// Sentences, wrapped, and commands, which are not: a command in two lines can't be copied.
-struct Text<'a, W: Write> {
-    width: usize,
-    paint: Paint,
-    out: &'a mut W,
-}
-
-impl<W: Write> Text<'_, W> {
-    /// Writes a headline and what it says; further lines are indented.
-    fn say(&mut self, headline: &str, sentence: &str) -> io::Result<()> {
-        let text = format!("{headline} {sentence}");
-        let text = text.trim_start();
-        let mut lines = wrap(text, self.width);
-        if lines.len() > 1 {
-            lines = wrap(text, self.width.saturating_sub(2));
-        }
-        for (index, line) in lines.iter().enumerate() {
-            match line.strip_prefix(headline) {
-                Some(rest) if index == 0 => {
-                    self.paint.write(Style::Title, headline, self.out)?;
-                    writeln!(self.out, "{rest}")?;
-                }
-                _ => writeln!(self.out, "{}{line}", if index == 0 { "" } else { "  " })?,
-            }
-        }
-        Ok(())
-    }
-
-    fn command(&mut self, headline: &str, command: &str) -> io::Result<()> {
-        self.paint.write(Style::Title, headline, self.out)?;
-        writeln!(self.out, " {command}")
-    }
 }
 
 fn per_second(rate: &Rate) -> String {
@@ -186,6 +151,17 @@ fn write_trend(verdict: &Verdict, text: &mut Text<'_, impl Write>) -> io::Result
         )?;
     }
     Ok(())
+}
+
+/// Where memory stands still, what is live only took the place of what was freed.
+fn write_turnover(verdict: &Verdict, text: &mut Text<'_, impl Write>) -> io::Result<()> {
+    if !verdict.is_turnover() {
+        return Ok(());
+    }
+    text.say(
+        "",
+        "What is still live took the place of older blocks that were freed meanwhile: a turnover, not a leak.",
+    )
 }
 
 fn write_limit(limit: &Limit, text: &mut Text<'_, impl Write>) -> io::Result<()> {
@@ -261,31 +237,6 @@ fn write_arenas(answer: &Answer<'_>, text: &mut Text<'_, impl Write>) -> io::Res
         Some(command) => text.command("  To see them one by one:", command),
         None => Ok(()),
     }
-}
-
-fn write_losses(losses: &LossSummary, text: &mut Text<'_, impl Write>) -> io::Result<()> {
-    if losses.total_count() == 0 {
-        return text.say("", "Nothing was lost: every allocation and free was recorded.");
-    }
-    for (count, what, meaning) in [
-        (
-            losses.allocations_count,
-            "allocation",
-            "their blocks are missing above.",
-        ),
-        (losses.frees_count, "free", "some blocks above may be gone already."),
-        (losses.definitions_count, "stack", "some blocks may lack their line."),
-        (
-            losses.unknown_count,
-            "event",
-            "each an allocation missing above or a free not seen.",
-        ),
-    ] {
-        if count > 0 {
-            text.say("Lost:", &format!("{}; {meaning}", format::counted(count, what)))?;
-        }
-    }
-    Ok(())
 }
 
 fn write_pauses(pauses_us: &[u64], text: &mut Text<'_, impl Write>) -> io::Result<()> {

@@ -1,6 +1,7 @@
 use super::super::leaks::tests::table;
 use super::super::snapshots;
 use super::*;
+use crate::analyze::{Loss, LossCause};
 
 const MB: u64 = 1_000_000;
 
@@ -31,12 +32,15 @@ fn verdict() -> Verdict {
     }
 }
 
-fn render(change: impl FnOnce(&mut Answer<'_>), verdict: &Verdict, losses: &LossSummary, width: usize) -> Vec<u8> {
+fn render(change: impl FnOnce(&mut Answer<'_>), verdict: &Verdict, losses: &[Loss], width: usize) -> Vec<u8> {
     let table = table();
     let mut given = Answer {
         leaks: &table,
         verdict,
-        losses,
+        head: Head {
+            losses,
+            ..Head::default()
+        },
         target_end: None,
         oom_kills_count: 0,
         pauses_us: &[78],
@@ -63,19 +67,20 @@ fn render(change: impl FnOnce(&mut Answer<'_>), verdict: &Verdict, losses: &Loss
 #[test]
 fn a_growing_service_at_three_widths() {
     for width in [60, 80, 120] {
-        let report = render(|_| (), &verdict(), &LossSummary::default(), width);
+        let report = render(|_| (), &verdict(), &[], width);
         snapshots::check(&format!("answer-growing-{width}"), &report);
     }
 }
 
 #[test]
 fn a_killed_target_with_losses() {
-    let losses = LossSummary {
-        allocations_count: 12,
-        frees_count: 1,
-        definitions_count: 3,
-        unknown_count: 4000,
-    };
+    let losses = [
+        (LossCause::AllocationsFull, 12),
+        (LossCause::FreesFull, 1),
+        (LossCause::DefinitionsFull, 3),
+        (LossCause::DeadSlots, 4000),
+    ]
+    .map(|(cause, count)| Loss { cause, count });
     let change = |answer: &mut Answer<'_>| {
         answer.target_end = Some(TargetEnd::Killed { signal: 9 });
         answer.oom_kills_count = 1;
@@ -96,7 +101,7 @@ fn every_trend_has_its_words() {
             limit: None,
             reconcile: None,
         };
-        let report = String::from_utf8(render(|_| (), &verdict, &LossSummary::default(), 80)).unwrap();
+        let report = String::from_utf8(render(|_| (), &verdict, &[], 80)).unwrap();
         let after_table = report.split("\n\n").last().unwrap().to_owned();
         after_table.split("Small objects").next().unwrap().replace("\n  ", " ")
     };
@@ -164,7 +169,7 @@ fn the_reconciling_line_is_one_line_whatever_its_numbers() {
                 reconcile: Some(reconcile),
                 ..verdict()
             };
-            let report = String::from_utf8(render(|_| (), &verdict, &LossSummary::default(), 80)).unwrap();
+            let report = String::from_utf8(render(|_| (), &verdict, &[], 80)).unwrap();
             let line = report.lines().find(|line| line.starts_with("RSS grew")).unwrap();
             assert!(line.contains("unexplained"), "{line}");
         }

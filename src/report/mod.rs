@@ -2,20 +2,24 @@
 //!
 //! - [`mod@summary`]: functions by what they hold; [`mod@leaks`]: lines by what is still live; [`mod@answer`]: that
 //!   and the verdict on a window; [`mod@parse`]: records one by one.
+//! - [`mod@head`]: what the figures of a capture lack.
 //! - [`mod@checklist`]: findings and what helps.
-//! - [`table`], [`location`], [`paint`]: boxes, places that give way from their left, colour.
+//! - [`table`], [`text`], [`location`], [`paint`]: boxes, sentences, places that give way from their left, colour.
 
 mod answer;
 mod checklist;
+mod head;
 mod leaks;
 mod location;
 mod paint;
 mod parse;
 mod summary;
 mod table;
+mod text;
 
 pub use answer::{Answer, TargetEnd, answer};
 pub use checklist::{Line, Mark, checklist};
+pub use head::{Head, head};
 pub use leaks::{LeaksOptions, leaks};
 pub use parse::parse;
 pub use summary::{SummaryOptions, default_rows, summary};

@@ -2,11 +2,14 @@
 
 use super::headroom::Shortage;
 use super::landing::Owner;
+use super::limits::Room;
 use super::output::{OutputError, error_text};
 use super::target;
 use crate::capture::WriteError;
 use crate::python;
+use crate::ui::format::bytes_short;
 use std::fmt;
+use std::path::PathBuf;
 
 /// One variant for each step that can fail.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub enum Error {
     Python(python::FindError),
     Output(OutputError),
     Write(WriteError),
+    /// The capture's file system is nearly full.
+    NoDisk(PathBuf, Room),
     /// An aligned word written through `/proc/PID/mem` was seen half-written on this machine.
     TornWords,
     /// The kernel was told to forbid what slots behind RELRO need.
@@ -72,6 +77,7 @@ impl fmt::Display for Error {
             Self::Python(error) => write!(f, "{error}"),
             Self::Output(error) => write!(f, "{error}"),
             Self::Write(error) => write!(f, "{error}"),
+            Self::NoDisk(path, room) => write!(f, "the file system of {} has {room}", path.display()),
             Self::Memfd(step, error) => write!(f, "the ring's memory cannot be {step}: {}", error_text(error)),
             Self::TornWords => f.write_str(
                 "this kernel does not write words of another process as a whole, so slots can't be changed safely",
@@ -162,6 +168,10 @@ impl Error {
             Self::Python(error) => error.fix(),
             Self::Output(error) => Some(error.fix()),
             Self::Write(error) => error.fix(),
+            Self::NoDisk(_, room) => Some(format!(
+                "name a place with more room with -o FILE, or let the capture take more of it: --keep-free {}",
+                bytes_short(room.free_bytes / 2)
+            )),
             Self::Memfd(_, error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
                 Some("raise memray's file size limit: ulimit -f unlimited".to_owned())
             }

@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use super::landing::Landing;
+use super::limits::Room;
 use super::output::OutputError;
 use super::preflight::Found;
 use super::repair::{self, Claim};
@@ -21,11 +22,15 @@ pub fn capture_place(name: PathBuf) -> Result<Option<Found>, Error> {
         // A file system that knows no such files.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
             nix::unistd::access(&directory, nix::unistd::AccessFlags::W_OK)
-                .map_err(|errno| Error::Output(OutputError::Create(name, errno.into())))?;
+                .map_err(|errno| Error::Output(OutputError::Create(name.clone(), errno.into())))?;
         }
         Err(error) => return Err(Error::Output(OutputError::Create(name, error))),
     }
-    let free_bytes = nix::sys::statvfs::statvfs(&directory).map_or(0, |it| it.blocks_available() * it.fragment_size());
+    let room = std::fs::File::open(&directory)
+        .ok()
+        .and_then(|it| Room::look(&it, None));
+    room.map_or(Ok(()), |room| room.check(&directory.join(name)))?;
+    let free_bytes = room.map_or(0, |room| room.free_bytes);
     let (place, free) = (directory.display(), ui::format::bytes_short(free_bytes));
     Ok(Some(Found {
         text: format!("{place} is writable, {free} free"),

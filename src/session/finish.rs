@@ -47,7 +47,10 @@ impl Session {
         } else {
             self.drain_all(|_| true);
         }
-        self.sample();
+        self.sample_rss();
+        if let Some(sample) = self.sampler.sample(self.own_bytes()) {
+            self.samples.push_last(sample);
+        }
         let losses = self.collector.losses();
         self.free_region();
         let mut left_over_bytes = 0;
@@ -64,7 +67,8 @@ impl Session {
             (Some(before), Some(after)) => after.saturating_sub(before),
             _ => 0,
         };
-        let appendix = self.appendix(losses, target_end, left_over_bytes);
+        let mut appendix = self.appendix(losses, target_end, left_over_bytes);
+        appendix.window_end = end.condition();
         let closed = self.collector.into_writer().finish(appendix.detached_ms, &appendix);
         // The very last step: whoever waits for the mark to go finds a complete capture.
         if is_there {
@@ -180,7 +184,7 @@ impl Session {
                 count: counters.old_frees,
                 bytes: (counters.old_frees_unsized == 0).then_some(counters.old_free_bytes),
             },
-            samples: self.samples.clone(),
+            samples: self.samples.samples().to_vec(),
             cgroup_limit_bytes: self.sampler.limit_bytes(),
             pause_us: self.pause_us.clone(),
             attached_ms: self.attached_ms,

@@ -19,6 +19,7 @@ mod hooking;
 mod host;
 mod journal;
 mod landing;
+mod limits;
 mod lock;
 mod output;
 mod payload;
@@ -27,6 +28,7 @@ mod preflight;
 mod repair;
 mod ring_memory;
 mod sampler;
+mod series;
 mod signals;
 mod start;
 mod status;
@@ -36,6 +38,7 @@ mod window;
 pub use error::{Error, clock_text};
 pub use finish::Ended;
 pub use host::diagnose_host;
+pub use limits::Limits;
 pub use preflight::{Check, Diagnosis, diagnose};
 pub use repair::{detach, repair_left_overs};
 pub use signals::Signals;
@@ -43,15 +46,16 @@ pub use start::Options;
 pub use status::{Listed, State, sessions};
 pub use window::End;
 
-use crate::capture::Sample;
 use crate::collect::Collector;
 use control::{ControlFile, Record};
 use guardian::Guardian;
 use hooking::Hooks;
 use inject::{BorrowOptions, Passage, Process};
 use landing::Landing;
+use limits::Disk;
 use ring_memory::RingSource;
 use sampler::{Sampler, now_ms};
+use series::Series;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -71,9 +75,11 @@ pub struct Session {
     /// Where there is a place for it.
     control: Option<ControlFile>,
     sampler: Sampler,
-    samples: Vec<Sample>,
+    samples: Series,
     path: PathBuf,
     duration: Option<Duration>,
+    limits: Limits,
+    disk: Disk,
     live_since: Instant,
     /// From the start of the command until the flag was on.
     live_after: Duration,

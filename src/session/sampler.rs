@@ -1,6 +1,8 @@
 //! How much memory the target and its cgroup use, read from outside while the window is open.
 
 use crate::capture::Sample;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -18,7 +20,9 @@ pub fn now_ms() -> i64 {
 
 /// Reads RSS and cgroup usage.
 pub struct Sampler {
-    statm: PathBuf,
+    /// Open from the start: a process that is given the same number later is another.
+    statm: Option<File>,
+    own_statm: Option<File>,
     page_bytes: u64,
     cgroup: Option<Cgroup>,
     /// Whether the tool's own memory counts in the target's cgroup.
@@ -35,7 +39,8 @@ impl Sampler {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let cgroup = Cgroup::find(&target, Path::new("/sys/fs/cgroup"));
         Self {
-            statm: PathBuf::from(format!("/proc/{pid}/statm")),
+            statm: File::open(format!("/proc/{pid}/statm")).ok(),
+            own_statm: File::open("/proc/self/statm").ok(),
             page_bytes: page_bytes as u64,
             shares_cgroup: cgroup.is_some() && target == own,
             cgroup,
@@ -52,17 +57,23 @@ impl Sampler {
         self.cgroup.as_ref().and_then(Cgroup::oom_kills)
     }
 
+    /// Resident memory alone, by one system call; `None` once the target is gone. `own_bytes` as for a sample.
+    pub fn rss_bytes(&self, own_bytes: u64) -> Option<u64> {
+        let rss_bytes = resident_bytes(self.statm.as_ref(), self.page_bytes).filter(|&bytes| bytes > 0)?;
+        Some(rss_bytes.saturating_sub(own_bytes))
+    }
+
     /// One sample; `None` once the target is gone. `own_bytes` is what the target's RSS shows of our region.
     pub fn sample(&self, own_bytes: u64) -> Option<Sample> {
-        let rss_bytes = resident_bytes(&self.statm, self.page_bytes).filter(|&bytes| bytes > 0)?;
+        let rss_bytes = self.rss_bytes(own_bytes)?;
         let tool_bytes = if self.shares_cgroup {
-            resident_bytes(Path::new("/proc/self/statm"), self.page_bytes).unwrap_or(0)
+            resident_bytes(self.own_statm.as_ref(), self.page_bytes).unwrap_or(0)
         } else {
             0
         };
         Some(Sample {
             time_ms: now_ms(),
-            rss_bytes: rss_bytes.saturating_sub(own_bytes),
+            rss_bytes,
             cgroup_bytes: self
                 .cgroup
                 .as_ref()
@@ -72,8 +83,11 @@ impl Sampler {
     }
 }
 
-fn resident_bytes(statm: &Path, page_bytes: u64) -> Option<u64> {
-    let text = std::fs::read_to_string(statm).ok()?;
+fn resident_bytes(statm: Option<&File>, page_bytes: u64) -> Option<u64> {
+    // Seven numbers.
+    let mut text = [0; 256];
+    let length = statm?.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(&text[..length]).ok()?;
     Some(text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * page_bytes)
 }
 

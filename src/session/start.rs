@@ -5,10 +5,12 @@ use super::Session;
 use super::error::Error;
 use super::guardian::Guardian;
 use super::landing::{Bearer, Landing, own_mark};
+use super::limits::{Disk, Limits};
 use super::output::Output;
 use super::place::{Placed, place, write_image};
 use super::preflight::Survey;
 use super::sampler::{Sampler, now_ms};
+use super::series::Series;
 use super::{repair, target};
 use crate::capture::{FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Collector, MAIN_THREAD, Region, RingReader, TickClock};
@@ -36,6 +38,7 @@ pub struct Options {
     pub force: bool,
     pub compress: bool,
     pub duration: Option<Duration>,
+    pub limits: Limits,
 }
 
 impl Session {
@@ -46,7 +49,8 @@ impl Session {
         let survey = Survey::make(options.pid)?;
         let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
         let process = survey.process.clone();
-        let begun = survey.go_live(options, &output, started, &clock);
+        let begun = Disk::watch(&output, options.limits.keep_free_bytes);
+        let begun = begun.and_then(|disk| survey.go_live(options, &output, disk, started, &clock));
         begun.map_err(|error| {
             // The guardian has put the target back, unless it is dead itself.
             repair::after_failure(&process);
@@ -62,6 +66,7 @@ impl Survey {
         mut self,
         options: &Options,
         output: &Output,
+        disk: Disk,
         started: Instant,
         clock: &TickClock,
     ) -> Result<Session, Error> {
@@ -114,8 +119,10 @@ impl Survey {
             guardian: Some(guardian),
             control: None,
             path: output.path.clone(),
-            samples: Vec::new(),
+            samples: Series::default(),
             duration: options.duration,
+            limits: options.limits,
+            disk,
             live_since,
             live_after,
             last_progress: (live_since, 0),
@@ -127,6 +134,7 @@ impl Survey {
             warnings: Vec::new(),
         };
         session.sample();
+        session.sample_rss();
         session.tell_others();
         Ok(session)
     }

@@ -2,10 +2,13 @@
 
 use super::Session;
 use super::guardian::Guardian;
+use super::limits::Room;
+use super::sampler::now_ms;
 use super::signals::Signals;
 use super::target;
 use crate::analyze::losses;
 use crate::ui::ProgressState;
+use crate::ui::format::bytes_short;
 use nix::sys::signal::Signal;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,6 +17,9 @@ use std::time::{Duration, Instant};
 const DRAIN_RECORDS: usize = 65_536;
 /// How long the tool sleeps when the ring is empty. The ring holds what comes meanwhile.
 const IDLE_SLEEP: Duration = Duration::from_millis(2);
+/// Resident memory, as upstream samples it.
+const RSS_EVERY: Duration = Duration::from_millis(10);
+/// The cgroup's memory, whether the target is still there, progress.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// Slots are looked at again this often even if no module seems to have come: lazy binding overwrites hooks.
@@ -37,6 +43,34 @@ pub enum End {
     TooMuch,
     /// The capture can't be written further.
     CaptureFailed,
+    /// The target's resident memory reached what `--until-rss` says.
+    RssReached { rss_bytes: u64, limit_bytes: u64 },
+    /// The capture reached what `--max-size` says.
+    SizeReached { limit_bytes: u64 },
+    /// The capture's file system has hardly more room than is to stay free.
+    DiskShort(Room),
+}
+
+impl End {
+    /// Why the window ended, where it was neither its time nor somebody's wish nor the target's end.
+    pub fn condition(&self) -> Option<String> {
+        Some(match self {
+            Self::RssReached { rss_bytes, limit_bytes } => format!(
+                "resident memory (RSS) reached {}, of {} asked for (--until-rss)",
+                bytes_short(*rss_bytes),
+                bytes_short(*limit_bytes)
+            ),
+            Self::SizeReached { limit_bytes } => {
+                format!("the capture reached {} (--max-size)", bytes_short(*limit_bytes))
+            }
+            Self::DiskShort(room) => format!("the capture's file system has {room} (--keep-free)"),
+            Self::TooMuch => "there are more blocks or stacks than can be followed".to_owned(),
+            // Of a capture that can't be written a warning tells.
+            Self::TimeIsUp | Self::Signal(_) | Self::TargetEnded | Self::TargetExecuted | Self::CaptureFailed => {
+                return None;
+            }
+        })
+    }
 }
 
 /// Calls `action` when its time has come.
@@ -66,6 +100,7 @@ impl Session {
     /// Tracks until the window ends; tells `report` how it goes ten times a second.
     pub fn run(&mut self, signals: &Signals, mut report: impl FnMut(&ProgressState)) -> End {
         let deadline = self.duration.map(|duration| self.live_since + duration);
+        let mut rss = Timer::new(RSS_EVERY);
         let mut sample = Timer::new(SAMPLE_EVERY);
         let mut flush = Timer::new(FLUSH_EVERY);
         let mut recheck = Timer::new(RECHECK_EVERY);
@@ -79,8 +114,16 @@ impl Session {
                 return End::TimeIsUp;
             }
             if self.collector.is_full() {
-                self.warn("the window ended early: it has more blocks or stacks than can be followed".to_owned());
                 return End::TooMuch;
+            }
+            if let Some(end) = self.limit_reached(now) {
+                return end;
+            }
+            if rss.is_due(now) {
+                let rss_bytes = self.sample_rss();
+                if let Some(limit_bytes) = self.limits.until_rss_bytes.filter(|&limit| rss_bytes >= limit) {
+                    return End::RssReached { rss_bytes, limit_bytes };
+                }
             }
             let is_recheck = recheck.is_due(now);
             self.follow_modules(is_recheck);
@@ -156,11 +199,32 @@ impl Session {
         self.collector.reader().region().modules_are_hooked(seen);
     }
 
-    /// One sample of RSS and cgroup usage, also into the capture.
+    /// Whether the capture is as large as it may become.
+    fn limit_reached(&mut self, now: Instant) -> Option<End> {
+        let written_bytes = self.collector.writer().bytes_written();
+        if let Some(limit_bytes) = self.limits.max_size_bytes.filter(|&limit| written_bytes >= limit) {
+            return Some(End::SizeReached { limit_bytes });
+        }
+        self.disk.is_short(now).map(End::DiskShort)
+    }
+
+    /// What the target's RSS shows of our own memory.
+    pub(super) fn own_bytes(&self) -> u64 {
+        self.collector.region_touched_bytes() + self.landing.header.landing_bytes
+    }
+
+    /// One sample of RSS into the capture; 0 once the target is gone.
+    pub(super) fn sample_rss(&mut self) -> u64 {
+        let Some(rss_bytes) = self.sampler.rss_bytes(self.own_bytes()) else {
+            return 0;
+        };
+        self.collector.writer().memory(rss_bytes, now_ms());
+        rss_bytes
+    }
+
+    /// One sample of RSS and cgroup usage, for the trend.
     pub(super) fn sample(&mut self) {
-        let own_bytes = self.collector.region_touched_bytes() + self.landing.header.landing_bytes;
-        if let Some(sample) = self.sampler.sample(own_bytes) {
-            self.collector.writer().memory(sample.rss_bytes, sample.time_ms);
+        if let Some(sample) = self.sampler.sample(self.own_bytes()) {
             self.samples.push(sample);
         }
     }

@@ -145,6 +145,16 @@ impl Target {
         std::fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }
 
+    /// Waits until somebody's window on it is open: what it does from now on is recorded.
+    pub fn wait_until_tracked(&self) {
+        let pid = self.pid_text();
+        super::eventually("the window is open", ANSWER_DEADLINE, || {
+            let status = super::Tool::new(&["status", &pid]).run();
+            // The collector says so once the hooks are live.
+            status.stdout.contains("live since attach").then_some(())
+        });
+    }
+
     /// Fails unless it is alive, not stopped, and not traced by anyone.
     pub fn assert_free(&self) {
         let status = std::fs::read(format!("/proc/{}/status", self.pid())).expect("the target's status");

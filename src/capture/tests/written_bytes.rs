@@ -195,6 +195,7 @@ fn the_appendix_comes_back_from_both_kinds_of_file() {
         attached_ms: -1,
         detached_ms: 2,
         target_end: Some("killed by SIGKILL".into()),
+        window_end: None,
         tool: "memray 0.1.0".into(),
         left_over_bytes: 65_536,
         qualnames: Some([(1, "Café.__init__".to_string()), (2, "main.<locals>.f".into())].into()),

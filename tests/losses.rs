@@ -1,0 +1,97 @@
+//! What a capture lacks: counted by cause, in the capture and at the head of every report, and never called a leak.
+
+use crate::support::{Output, Target, Tool, interpreters, skip};
+
+fn target(name: &str) -> Option<Target> {
+    let python = interpreters::any();
+    if python.is_none() {
+        skip("no interpreter");
+    }
+    Some(Target::spawn(&python?, name, &[]))
+}
+
+/// A text on one line.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A report's words before its table, on one line.
+fn head(output: &Output) -> String {
+    let before_table = output.stdout.lines().take_while(|line| !line.starts_with('┏'));
+    words(&before_table.collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn a_cache_that_turns_over_is_no_leak_where_memory_stands_still() {
+    let Some(target) = target("turnover.py") else { return };
+    let capture = target.dir.file("capture.bin");
+    let pid = target.pid_text();
+    let output = Tool::new(&["attach", &pid, "-o", &capture, "--duration", "3"]).succeed();
+    // Blocks live that were allocated in the window, and by the line that fills the cache …
+    output
+        .assert_says("turnover.py:12")
+        .assert_says("Still live at the end");
+    // … but memory stands still, and as much was freed that was older.
+    output.assert_says("Flat:");
+    assert!(
+        words(&output.stdout).contains("a turnover, not a leak"),
+        "{}",
+        output.describe()
+    );
+    assert!(!output.stdout.contains("Growing:"), "{}", output.describe());
+    let leaks = Tool::new(&["summary", "--leaks", &capture]).succeed();
+    let head = head(&leaks);
+    assert!(
+        head.contains("Old frees:") && head.contains("from before the attach were freed"),
+        "{}",
+        leaks.describe()
+    );
+    drop(target);
+}
+
+#[test]
+fn events_that_found_the_ring_full_stand_at_the_head_of_every_report() {
+    let Some(mut target) = target("rate.py") else { return };
+    let capture = target.dir.file("capture.bin");
+    let pid = target.pid_text();
+    let running = Tool::new(&["attach", &pid, "-o", &capture, "--duration", "2"]).spawn();
+    target.wait_until_tracked();
+    // The target goes on, its records have nowhere to go.
+    running.signal(nix::sys::signal::Signal::SIGSTOP);
+    let mut events = 0;
+    while events < 1_500_000 {
+        // It says how many rounds it does in a second, and did them for a fifth of one: an allocation and a free each.
+        let rounds: u64 = target.ask("rate", "rate").parse().expect("a rate");
+        events += rounds / 5 * 2;
+    }
+    running.signal(nix::sys::signal::Signal::SIGCONT);
+    let output = running.wait();
+    output.assert_code(0);
+    let mut reports = vec![output];
+    for more in [&[][..], &["--leaks"]] {
+        let arguments = [&["summary", &capture], more].concat();
+        reports.push(Tool::new(&arguments).succeed());
+    }
+    for report in &reports {
+        let head = head(report);
+        assert!(
+            head.contains("could not be recorded") && head.contains("their blocks are missing below"),
+            "{}",
+            report.describe()
+        );
+        assert!(!report.stdout.contains("Nothing was lost"), "{}", report.describe());
+    }
+    drop(target);
+}
+
+#[test]
+fn without_losses_no_report_speaks_of_them() {
+    let Some(mut target) = target("grower.py") else { return };
+    let capture = target.dir.file("capture.bin");
+    let pid = target.pid_text();
+    Tool::new(&["attach", &pid, "-o", &capture]).succeed();
+    target.ask("3000000", "kept");
+    Tool::new(&["detach", &pid]).succeed();
+    let output = Tool::new(&["summary", &capture]).succeed();
+    assert!(output.stdout.starts_with('┏'), "{}", output.describe());
+}
