@@ -172,7 +172,6 @@ fn a_closed_terminal_ends_the_window() {
 }
 
 #[test]
-#[ignore = "fails now and then on a busy machine, for a reason that is still to be found"]
 fn a_collector_outlives_its_terminal() {
     let Some(python) = python() else { return };
     let Some(target) = service() else { return };
@@ -181,7 +180,9 @@ fn a_collector_outlives_its_terminal() {
     command.arg(test_file("targets/hangup.py")).arg(tool::binary());
     command.args(["attach", &target.pid_text(), "-o", &capture]);
     let mut terminal = Target::start(Dir::new(), command);
-    assert_eq!(terminal.ask("hang up", "status"), "0");
+    // The one that started the collector and has told so may be about to end, or be ended by the hangup.
+    let status = terminal.ask("hang up", "status");
+    assert!(["0", "1"].contains(&status.as_str()), "{status}");
     signal(collector(&target), Signal::SIGCONT);
     Tool::new(&["detach", &target.pid_text()])
         .succeed()
