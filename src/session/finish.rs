@@ -3,7 +3,7 @@
 use super::Session;
 use super::error::Error;
 use super::guardian::Guardian;
-use super::place::withdraw;
+use super::place::{RESERVATION_BYTES, withdraw};
 use super::repair::{self, restore_slots};
 use super::sampler::now_ms;
 use super::target;
@@ -13,7 +13,7 @@ use crate::report::TargetEnd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use wire::landing::{FLAG_CLOSING, FLAG_OFF, JOURNAL_BYTES};
+use wire::landing::{FLAG_CLOSING, FLAG_OFF};
 use wire::region::region_bytes;
 use wire::ring::RING_SLOTS;
 
@@ -56,7 +56,7 @@ impl Session {
         let mut left_over_bytes = 0;
         if is_there {
             put_back = put_back.and_then(|()| self.give_back());
-            left_over_bytes = self.landing.header.landing_bytes + JOURNAL_BYTES + region_bytes(RING_SLOTS);
+            left_over_bytes = self.landing.header.landing_bytes + RESERVATION_BYTES;
         }
         let target_end = match end {
             End::TargetExecuted => Some(TargetEnd::Executed),

@@ -8,11 +8,11 @@
 
 use super::error::Error;
 use super::payload::Image;
+use super::place::RESERVATION_BYTES;
 use super::ring_memory::RingSource;
 use crate::ui::format::{bytes_short, count};
 use inject::{Limits, MemoryCgroup, Room};
 use wire::PAGE_BYTES;
-use wire::landing::JOURNAL_BYTES;
 use wire::region::region_bytes;
 use wire::ring::RING_SLOTS;
 
@@ -64,7 +64,7 @@ impl Need {
     pub fn full(image: &Image, modules_count: usize, ring: RingSource) -> Self {
         Self {
             landing_bytes: PAGE_BYTES + image.span_bytes,
-            reservation_bytes: JOURNAL_BYTES + region_bytes(RING_SLOTS),
+            reservation_bytes: RESERVATION_BYTES,
             modules_count,
             ring,
             own_cgroups: inject::memory_cgroups(std::process::id() as i32),
@@ -288,7 +288,7 @@ mod tests {
     fn need(ring: RingSource) -> Need {
         Need {
             landing_bytes: 96 << 10,
-            reservation_bytes: JOURNAL_BYTES + region_bytes(RING_SLOTS),
+            reservation_bytes: RESERVATION_BYTES,
             modules_count: 20,
             ring,
             own_cgroups: Vec::new(),

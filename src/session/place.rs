@@ -22,6 +22,13 @@ const RESERVED: u64 = libc::MAP_NORESERVE as u64;
 const READ: u64 = libc::PROT_READ as u64;
 const READ_EXECUTE: u64 = (libc::PROT_READ | libc::PROT_EXEC) as u64;
 
+/// The last page of a reservation is never made writable: it keeps the kernel from merging the range with a mapping
+/// behind it, such as an arena of malloc's, without a system call more in the stop.
+const TAIL_BYTES: u64 = PAGE_BYTES;
+
+/// Address space of a reservation: the journal, the region and the tail.
+pub const RESERVATION_BYTES: u64 = JOURNAL_BYTES + region_bytes(RING_SLOTS) + TAIL_BYTES;
+
 /// What the target holds after the stop.
 pub struct Placed {
     pub landing: Landing,
@@ -36,13 +43,10 @@ pub struct Placed {
 
 /// What an attach to this process would map anew: bytes of landing and of reservation.
 pub fn missing_bytes(existing: Option<&Landing>, maps: &[Mapping], image: &Image) -> (u64, u64) {
-    let reservation_bytes = JOURNAL_BYTES + region_bytes(RING_SLOTS);
     match existing {
-        None => (PAGE_BYTES + image.span_bytes, reservation_bytes),
-        Some(landing) => match reusable_reservation(landing, maps, reservation_bytes) {
-            Some(_) => (0, 0),
-            None => (0, reservation_bytes),
-        },
+        None => (PAGE_BYTES + image.span_bytes, RESERVATION_BYTES),
+        Some(landing) if is_reusable(landing, maps) => (0, 0),
+        Some(_) => (0, RESERVATION_BYTES),
     }
 }
 
@@ -57,9 +61,8 @@ pub fn place(
     options: &BorrowOptions,
 ) -> Result<Placed, Error> {
     let ring_bytes = region_bytes(RING_SLOTS);
-    let reservation_bytes = JOURNAL_BYTES + ring_bytes;
     let mapper = Mapper::for_process(process);
-    let reusable = existing.and_then(|landing| reusable_reservation(&landing, maps, reservation_bytes));
+    let is_reusable = existing.is_some_and(|landing| is_reusable(&landing, maps));
     let is_new = existing.is_none();
     let mut existing = existing;
     if let Some(landing) = &mut existing {
@@ -68,30 +71,30 @@ pub fn place(
     }
     // A range that is used again is empty and stays as it is: a writer of an earlier session may still come. For a new
     // landing it is mapped together with that, unless the target would lock it: each remote call lengthens the stop.
-    let is_reserved = reusable.is_some() || (is_new && !mapper.may_lock);
+    let is_reserved = is_reusable || (is_new && !mapper.may_lock);
     let ((landing, region, ring_memory), pause) = inject::with_borrowed_thread(process, maps, options, |thread| {
         let mut made = Made::default();
         let placed = (|| {
             let mut landing = match existing {
                 Some(landing) => landing,
                 None => {
-                    let together_bytes = if is_reserved { reservation_bytes } else { 0 };
+                    let together_bytes = if is_reserved { RESERVATION_BYTES } else { 0 };
                     map_landing(process, thread, image, together_bytes, mark, &mut made)?
                 }
             };
             if !is_reserved {
-                let journal = mapper.map(thread, reservation_bytes, PRIVATE | RESERVED, -1)?;
-                made.ranges.push((journal, reservation_bytes));
+                let journal = mapper.map(thread, RESERVATION_BYTES, PRIVATE | RESERVED, -1)?;
+                made.ranges.push((journal, RESERVATION_BYTES));
+                thread.mprotect(RemoteAddr(journal + JOURNAL_BYTES + ring_bytes), TAIL_BYTES, READ)?;
                 // Known before the region is mapped there: a repair withdraws what the header names.
-                landing.set_reservation(process, journal, reservation_bytes)?;
+                landing.set_reservation(process, journal, RESERVATION_BYTES)?;
             }
             let region = landing.header.journal + JOURNAL_BYTES;
             let name = RemoteAddr(landing.base + RING_NAME_OFFSET);
             let range = (region, ring_bytes);
             let ring_memory = map_shared(process, thread, source, mapper, range, name, &mut made.memfd)?;
-            // A core dump of the target needs none of it. Not MADV_DONTFORK: a child forked by a signal handler
-            // that interrupted a hook would fault.
-            let _ = thread.madvise(RemoteAddr(region), ring_bytes, libc::MADV_DONTDUMP as u64);
+            // Not MADV_DONTFORK: a child forked by a signal handler that interrupted a hook would fault. Not
+            // MADV_DONTDUMP either: a core dump in the window has the ring in it, which costs less than a longer stop.
             Ok::<_, Error>((landing, region, ring_memory))
         })();
         // Only what the process itself refused: after any other failure it is not certain what was done, and the
@@ -155,11 +158,8 @@ pub fn withdraw(
 }
 
 fn withdraw_with(thread: &mut Borrowed, mapper: Mapper, landing: &Landing) -> Result<(), Error> {
-    let (at, bytes) = (landing.header.journal, landing.header.reservation_bytes);
-    mapper.replace(thread, at, bytes, PRIVATE | RESERVED, -1)?;
-    // Also keeps the kernel from merging it with a neighbour, such as an arena of malloc's.
-    let _ = thread.madvise(RemoteAddr(at), bytes, libc::MADV_DONTDUMP as u64);
-    Ok(())
+    let bytes = landing.header.reservation_bytes.saturating_sub(TAIL_BYTES);
+    mapper.replace(thread, landing.header.journal, bytes, PRIVATE | RESERVED, -1)
 }
 
 /// What a tool that was killed left mapped or open.
@@ -299,23 +299,25 @@ pub fn write_image(process: &Process, image: &Image, landing: &Landing) -> Resul
     Ok(())
 }
 
-/// The old reservation, if it is still there as it was left and no late writer can be inside.
-fn reusable_reservation(landing: &Landing, maps: &[Mapping], wanted_bytes: u64) -> Option<u64> {
+/// Whether the old reservation is still there as it was left and no late writer can be inside.
+fn is_reusable(landing: &Landing, maps: &[Mapping]) -> bool {
     let header = &landing.header;
-    let (start, end) = (header.journal, header.journal.checked_add(header.reservation_bytes)?);
-    let region = start.checked_add(JOURNAL_BYTES)?;
+    let start = header.journal;
+    let Some(end) = start.checked_add(header.reservation_bytes) else {
+        return false;
+    };
+    let region = start.saturating_add(JOURNAL_BYTES);
+    let tail = end.saturating_sub(TAIL_BYTES);
     let mut covered = start;
     for map in maps.iter().filter(|map| map.start < end && start < map.end) {
         // A ring that could not be withdrawn lies there still, without pages: the next one replaces it. The journal
         // is read-only then, which is as good: only the tool writes it.
         let is_ring = ring_memory::is_shared(map) && map.start == region;
-        let is_fit = is_ring || (map.is_anonymous() && (map.is_writable() || map.end <= region));
-        if map.start > covered || !is_fit {
-            return None;
+        let is_fit = map.is_writable() || map.end <= region || map.start >= tail;
+        if map.start > covered || !(is_ring || (map.is_anonymous() && is_fit)) {
+            return false;
         }
         covered = map.end;
     }
-    let intact = covered >= end;
-    (start != 0 && header.reservation_tainted == 0 && header.reservation_bytes == wanted_bytes && intact)
-        .then_some(start)
+    start != 0 && header.reservation_tainted == 0 && header.reservation_bytes == RESERVATION_BYTES && covered >= end
 }

@@ -33,7 +33,7 @@ use super::gadgets::Gadgets;
 use super::interrupted::{Disturbance, executed_anew, resumed, wait_out};
 use super::maps::Mapping;
 use super::process::Process;
-use super::ptrace::Seized;
+use super::ptrace::{Seized, XstateBuffer};
 use super::seccomp::{self, Filtered};
 use super::stacks::has_room;
 use super::x86_64::frame;
@@ -209,16 +209,18 @@ where
 /// CPU time that a thread may take at real-time priority without waiting for anything.
 const REAL_TIME_US_MAX: u64 = 200_000;
 
-/// Puts the calling thread first in line for a CPU, where that is permitted: a stopped thread waits for it.
-/// It is a thread of its own and ends with the stop.
+/// Puts the calling thread first in line for a CPU, where that is permitted, and has its short sleeps be short: a
+/// stopped thread waits for it. It is a thread of its own and ends with the stop.
 fn hurry() {
     const NICE_MIN: i32 = -20;
     let limit = libc::rlimit {
         rlim_cur: REAL_TIME_US_MAX,
         rlim_max: REAL_TIME_US_MAX,
     };
-    // SAFETY: setpriority takes numbers only, 0 being the calling thread; setrlimit reads the struct that it is given.
+    // SAFETY: prctl and setpriority take numbers only and are about the calling thread; setrlimit reads the struct that
+    // it is given.
     unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64);
         libc::setpriority(libc::PRIO_PROCESS, 0, NICE_MIN);
         libc::setrlimit(libc::RLIMIT_RTTIME, &limit);
     }
@@ -252,6 +254,7 @@ impl<'a> Borrowed<'a> {
         gadgets: &Gadgets,
         candidate: Candidate,
     ) -> Result<(Self, Instant), BorrowError> {
+        let mut xstate = XstateBuffer::new();
         let (mut seized, filters) = seccomp::seize(process.pid(), candidate.tid)?;
         if !seized.interrupt(STOP_MAX)? {
             return Err(BorrowError::Uninterruptible);
@@ -272,7 +275,7 @@ impl<'a> Borrowed<'a> {
         let frame = frame::build(
             &executed_anew(process, &saved),
             saved_mask,
-            &seized.xstate()?,
+            seized.xstate(&mut xstate)?,
             gadgets.restorer,
         )
         .ok_or(Error::Unexpected {

@@ -39,6 +39,17 @@ pub struct RseqConfiguration {
     _pad: u32,
 }
 
+/// Room for the xsave area, made before a thread is stopped: the first touch of this much memory takes longer than all
+/// else that is done with its state.
+pub struct XstateBuffer(Vec<u8>);
+
+impl XstateBuffer {
+    pub fn new() -> Self {
+        // Not zeroes, which would be pages that nobody has touched yet.
+        Self(vec![0xff; REGSET_BYTES_MAX])
+    }
+}
+
 impl Seized {
     /// Becomes the tracer of a thread without stopping it. `suspend_seccomp` has the kernel pass over the thread's
     /// filters until it is let go or we die; that takes CAP_SYS_ADMIN.
@@ -137,11 +148,9 @@ impl Seized {
     }
 
     /// The xsave area, as the kernel would write it into a signal frame except for its software bytes.
-    pub fn xstate(&self) -> Result<Vec<u8>, Error> {
-        let mut bytes = vec![0; REGSET_BYTES_MAX];
-        let got = self.get_regset("GETREGSET", NT_X86_XSTATE, &mut bytes)?;
-        bytes.truncate(got);
-        Ok(bytes)
+    pub fn xstate<'a>(&self, buffer: &'a mut XstateBuffer) -> Result<&'a [u8], Error> {
+        let got = self.get_regset("GETREGSET", NT_X86_XSTATE, &mut buffer.0)?;
+        Ok(&buffer.0[..got])
     }
 
     pub fn signal_mask(&self) -> Result<u64, Error> {
