@@ -4,7 +4,7 @@
  *
  * MARK says from where calls are counted, and whose:
  *   main     the program's, from its first poll (Rust's runtime, before main)
- *   child    the program's, from when it starts another process: memray's guardian, after which it first touches
+ *   ready    the program's, from when it has read one byte: memray's guardian is ready, after which it first touches
  *   live     the program's, from its first read that has to try again: memray's window has begun
  *   end      the program's, from there on too, where it is sent SIGTERM: what follows is the detach
  *   birth    the child's, from its first until the program's window has begun
@@ -126,7 +126,7 @@ int main(int argc, char **argv) {
             child = process;
             fprintf(report, "child %d\n", child);
             has_begun = 1;
-            if (!strcmp(mark, "child") || !strcmp(mark, "birth")) is_counting = 1;
+            if (!strcmp(mark, "birth")) is_counting = 1;
         }
         struct task *task = task_of(tid);
         if (process != program && !is_childs) {
@@ -171,10 +171,11 @@ int main(int argc, char **argv) {
                 if (process == program && task->number == SYS_poll && !has_begun) {
                     has_begun = 1;
                     if (!strcmp(mark, "main")) is_counting = 1;
-                } else if (process == program && is_counting && child && !strcmp(mark, "main")) {
-                    is_counting = 0;
+                } else if (process == program && child && is_read && registers.rdx == 1 && result == 1) {
+                    if (!strcmp(mark, "main")) is_counting = 0;
+                    if (!strcmp(mark, "ready")) is_counting = 1;
                 } else if (process == program && child && is_read && result == -EAGAIN) {
-                    if (!strcmp(mark, "child") || !strcmp(mark, "birth")) is_counting = 0, mark = "over";
+                    if (!strcmp(mark, "ready") || !strcmp(mark, "birth")) is_counting = 0, mark = "over";
                     if (!strcmp(mark, "live")) is_counting = 1;
                     if (!strcmp(mark, "end")) is_counting = 1, mark = "over", kill(program, SIGTERM);
                     if (is_orphan && !program_is_dead) {

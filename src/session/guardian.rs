@@ -25,8 +25,8 @@ pub struct Guardian {
 const ALL_IS_WELL: u8 = b'.';
 
 impl Guardian {
-    /// Starts the guardian and waits until it holds the target's descriptors.
-    pub fn start(pid: i32) -> std::io::Result<Self> {
+    /// Starts the guardian.
+    pub fn spawn(pid: i32) -> std::io::Result<Self> {
         let (own_pid, own_start_ticks) = (std::process::id(), target::own_start_ticks());
         let mut child = Command::new("/proc/self/exe")
             .arg0("memray-guardian")
@@ -42,17 +42,18 @@ impl Guardian {
             .current_dir("/")
             .spawn()?;
         let pipe = child.stdin.take();
-        let mut ready = [0];
-        let is_ready = child
-            .stdout
-            .take()
-            .is_some_and(|mut stdout| stdout.read_exact(&mut ready).is_ok());
-        if !is_ready {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(std::io::Error::other("the guardian process did not start"));
-        }
         Ok(Self { pid, child, pipe })
+    }
+
+    /// Waits until it holds the target's descriptors. Nothing may be changed in the target before.
+    pub fn wait_until_ready(&mut self) -> std::io::Result<()> {
+        let mut ready = [0];
+        let stdout = self.child.stdout.take();
+        if stdout.is_some_and(|mut stdout| stdout.read_exact(&mut ready).is_ok()) {
+            return Ok(());
+        }
+        let _ = self.child.kill();
+        Err(std::io::Error::other("the guardian process did not start"))
     }
 
     /// Starts another one if somebody ended this one. True if that was so.
@@ -60,7 +61,8 @@ impl Guardian {
         if matches!(self.child.try_wait(), Ok(None)) {
             return Ok(false);
         }
-        *self = Self::start(self.pid)?;
+        *self = Self::spawn(self.pid)?;
+        self.wait_until_ready()?;
         Ok(true)
     }
 

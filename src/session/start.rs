@@ -46,11 +46,22 @@ impl Session {
     pub fn start(options: &Options) -> Result<Self, Error> {
         let started = Instant::now();
         let clock = TickClock::start();
-        let survey = Survey::make(options.pid)?;
-        let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
+        // It comes up while we look.
+        let guardian = Guardian::spawn(options.pid).map_err(Error::Guardian)?;
+        let found = Survey::make(options.pid).and_then(|survey| {
+            let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
+            Ok((survey, output))
+        });
+        let (survey, output) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                guardian.dismiss();
+                return Err(error);
+            }
+        };
         let process = survey.process.clone();
         let begun = Disk::watch(&output, options.limits.keep_free_bytes);
-        let begun = begun.and_then(|disk| survey.go_live(options, &output, disk, started, &clock));
+        let begun = begun.and_then(|disk| survey.go_live(options, guardian, &output, disk, started, &clock));
         begun.map_err(|error| {
             // The guardian has put the target back, unless it is dead itself.
             repair::after_failure(&process);
@@ -65,6 +76,7 @@ impl Survey {
     fn go_live(
         mut self,
         options: &Options,
+        mut guardian: Guardian,
         output: &Output,
         disk: Disk,
         started: Instant,
@@ -72,7 +84,7 @@ impl Survey {
     ) -> Result<Session, Error> {
         let attached_ms = now_ms();
         let writer = self.writer(options, output, attached_ms)?;
-        let guardian = Guardian::start(options.pid).map_err(Error::Guardian)?;
+        guardian.wait_until_ready().map_err(Error::Guardian)?;
         let Placed {
             mut landing,
             is_new,
