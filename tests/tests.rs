@@ -8,6 +8,8 @@
 #[macro_use]
 mod support;
 
+/// `--aggregate`, and captures of which no file is kept.
+mod aggregate;
 /// Other allocators in the place of the C library's.
 mod allocators;
 /// Every way in which a library may be bound to the allocation functions.

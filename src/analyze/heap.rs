@@ -2,8 +2,8 @@
 
 use wire::Allocator;
 
-use super::high_water::Places;
-use super::input::{Event, StackIndex};
+use super::high_water::{Place, Places};
+use super::input::{Event, Held, StackIndex};
 use super::live::{Block, LiveBlocks};
 use super::ranges::RangeMap;
 
@@ -42,11 +42,20 @@ pub struct Heap {
     places: Places,
     blocks: LiveBlocks,
     ranges: RangeMap,
+    tells_threads_apart: bool,
 }
 
 impl Heap {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// With a place for each thread and native frame.
+    pub fn by_thread() -> Self {
+        Self {
+            tells_threads_apart: true,
+            ..Self::default()
+        }
     }
 
     /// Takes in the next event.
@@ -60,9 +69,9 @@ impl Heap {
                 size,
                 allocator,
                 stack,
-                ..
+                native_frame,
             } => {
-                let location = self.places.id(tid, stack, allocator);
+                let location = self.place(tid, stack, allocator, native_frame);
                 let bytes = size.min(BLOCK_BYTES_MAX);
                 if allocator == Allocator::Mmap as u8 {
                     let places = &mut self.places;
@@ -88,8 +97,49 @@ impl Heap {
                 });
             }
             Event::Memory { .. } => return,
+            Event::Place {
+                tid,
+                stack,
+                allocator,
+                native_frame,
+                peak,
+                end,
+            } => {
+                let place = self.place(tid, stack, allocator, native_frame);
+                self.places.give(place, peak, end);
+                return;
+            }
         }
         self.places.end_event();
+    }
+
+    #[inline]
+    fn place(&mut self, tid: u64, stack: StackIndex, allocator: u8, native_frame: u64) -> u32 {
+        if self.tells_threads_apart {
+            self.places.id_of_thread(tid, stack, allocator, native_frame)
+        } else {
+            self.places.id(tid, stack, allocator)
+        }
+    }
+
+    /// What was allocated and lives.
+    pub fn live_bytes(&self) -> u64 {
+        self.places.live_bytes()
+    }
+
+    /// Each place that held something at the high-water mark or does now: what it held then, what it holds.
+    pub fn places(&self) -> impl Iterator<Item = (&Place, Held, Held)> {
+        self.places.iter().filter_map(|place| {
+            let (bytes, blocks) = self.places.at_peak(place);
+            let (peak, now) = (
+                Held { bytes, blocks },
+                Held {
+                    bytes: place.bytes,
+                    blocks: place.blocks,
+                },
+            );
+            (peak != Held::default() || now != Held::default()).then_some((place, peak, now))
+        })
     }
 
     pub fn peak_bytes(&self) -> u64 {
@@ -119,14 +169,15 @@ impl Heap {
                 arenas[location as usize] += 1;
             }
         }
-        self.snapshot(self.places.iter().zip(arenas).map(|(place, arenas)| LocationRow {
+        let row = |(place, followed): (&Place, u64)| LocationRow {
             tid: place.tid,
             stack: place.stack,
             allocator: place.allocator,
             allocations: place.blocks,
             bytes: place.bytes,
-            arenas,
-        }))
+            arenas: followed + given_arenas(place, arena_bytes),
+        };
+        self.snapshot(self.places.iter().zip(arenas).map(row))
     }
 
     fn snapshot(&self, rows: impl Iterator<Item = LocationRow>) -> Snapshot {
@@ -137,6 +188,15 @@ impl Heap {
             peak_bytes: self.peak_bytes(),
             rows,
         }
+    }
+}
+
+/// How many arenas are among the mappings of a place of which only the sum is known: all, where the sum says so.
+fn given_arenas(place: &Place, arena_bytes: Option<u64>) -> u64 {
+    let is_mapped = place.is_given && place.allocator == Allocator::Mmap as u8;
+    match arena_bytes {
+        Some(bytes) if is_mapped && place.blocks.checked_mul(bytes) == Some(place.bytes) => place.blocks,
+        _ => 0,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::input::StackIndex;
+use super::input::{Held, StackIndex};
 
 /// One stack that allocated through one allocator.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,9 @@ pub struct Place {
     pub tid: u64,
     pub stack: StackIndex,
     pub allocator: u8,
+    pub native_frame: u64,
+    /// What it held was read, not followed.
+    pub is_given: bool,
     pub bytes: u64,
     pub blocks: u64,
     /// As of the last peak before `changed_at`; see [`Places::at_peak`].
@@ -24,13 +27,16 @@ pub struct Place {
     changed_at: u64,
 }
 
+/// What makes a place: stack and allocator and, where threads are told apart, thread and native frame.
+type PlaceKey = (u64, u64, u64);
+
 /// All places and the peak of their sum.
 #[derive(Debug, Default)]
 pub struct Places {
     places: Vec<Place>,
-    ids: FxHashMap<u64, u32>,
+    ids: FxHashMap<PlaceKey, u32>,
     /// The place that was asked for last; allocations come in bursts from the same line.
-    last: Option<(u64, u32)>,
+    last: Option<(PlaceKey, u32)>,
     live_bytes: u64,
     peak_bytes: u64,
     /// Number of the event after which the heap was at its peak, counted from 1.
@@ -39,10 +45,21 @@ pub struct Places {
 }
 
 impl Places {
-    /// The number of this place (`tid` is kept for a new one); numbers are given in order of first appearance.
+    /// The number of this place, whatever the thread (`tid` is kept for a new one); numbers are given in order of first
+    /// appearance.
     #[inline]
     pub fn id(&mut self, tid: u64, stack: StackIndex, allocator: u8) -> u32 {
-        let key = u64::from(stack) << 8 | u64::from(allocator);
+        self.id_by_key((0, u64::from(stack) << 8 | u64::from(allocator), 0), tid)
+    }
+
+    /// The same where each thread and native frame makes a place of its own.
+    #[inline]
+    pub fn id_of_thread(&mut self, tid: u64, stack: StackIndex, allocator: u8, native_frame: u64) -> u32 {
+        self.id_by_key((tid, u64::from(stack) << 8 | u64::from(allocator), native_frame), tid)
+    }
+
+    #[inline]
+    fn id_by_key(&mut self, key: PlaceKey, tid: u64) -> u32 {
         if let Some((last_key, id)) = self.last
             && last_key == key
         {
@@ -52,10 +69,13 @@ impl Places {
         let id = *self.ids.entry(key).or_insert_with(|| {
             let id = places.len() as u32;
             let (bytes, blocks, noted_bytes, noted_blocks, changed_at) = (0, 0, 0, 0, u64::MAX);
+            let (_, stack_and_allocator, native_frame) = key;
             places.push(Place {
                 tid,
-                stack,
-                allocator,
+                stack: (stack_and_allocator >> 8) as StackIndex,
+                allocator: stack_and_allocator as u8,
+                native_frame,
+                is_given: false,
                 bytes,
                 blocks,
                 noted_bytes,
@@ -97,7 +117,20 @@ impl Places {
         }
     }
 
-    #[cfg(test)]
+    /// Adds to what a place held at the peak and holds now, where that is known from elsewhere.
+    pub fn give(&mut self, place: u32, peak: Held, end: Held) {
+        let place = &mut self.places[place as usize];
+        place.is_given = true;
+        // As if it had changed after any peak: what is noted counts.
+        place.changed_at = u64::MAX;
+        place.noted_bytes = place.noted_bytes.wrapping_add(peak.bytes);
+        place.noted_blocks = place.noted_blocks.wrapping_add(peak.blocks);
+        place.bytes = place.bytes.wrapping_add(end.bytes);
+        place.blocks = place.blocks.wrapping_add(end.blocks);
+        self.live_bytes = self.live_bytes.wrapping_add(end.bytes);
+        self.peak_bytes = self.peak_bytes.wrapping_add(peak.bytes);
+    }
+
     pub fn live_bytes(&self) -> u64 {
         self.live_bytes
     }

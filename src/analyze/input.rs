@@ -1,7 +1,7 @@
 //! What analysis works on: events, stacks by index, and the frames behind an index.
 
 use crate::capture::Reader;
-pub use crate::capture::{Event, Losses, Sample, StackIndex};
+pub use crate::capture::{Event, Held, Losses, Sample, StackIndex};
 
 /// A frame as people know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -66,10 +66,6 @@ pub enum ReadError {
     Version {
         found: u32,
     },
-    /// Analysis wants every allocation; this file has one record for each place.
-    Aggregated {
-        path: PathBuf,
-    },
 }
 
 impl fmt::Display for ReadError {
@@ -82,7 +78,6 @@ impl fmt::Display for ReadError {
             Self::Empty => write!(f, "the file is empty"),
             Self::NotACapture { why } => write!(f, "not a memray capture: {why}"),
             Self::Version { found } => write!(f, "capture version {found}; versions 12 and 13 are read"),
-            Self::Aggregated { .. } => write!(f, "an aggregated capture, which has no single allocations"),
         }
     }
 }
@@ -106,10 +101,6 @@ impl ReadError {
                     release(*found)
                 ),
             }),
-            Self::Aggregated { path } => Some(format!(
-                "record without --aggregate, or print it with memray parse {}",
-                path.display()
-            )),
         }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! - [`header`], [`token`], [`varint`]: the bytes themselves, used by both directions.
 //! - [`writer`]: events to a file that is readable at any time; [`sink`] makes the LZ4 frame or the raw file.
+//! - [`aggregated`]: what places hold to a file that is replaced as a whole.
 //! - [`records`]: the file's records one by one, as `memray parse` prints them; [`source`] undoes the sink,
 //!   [`fields`] takes a record apart, [`record`] is the result.
 //! - [`reader`]: the same records as events with stacks, for analysis; [`lines`] turns offsets into lines.
@@ -12,6 +13,7 @@
 //! marks neither width nor byte order. A reader trusts nothing: every length is bounded, every index checked,
 //! and what precedes the damage is delivered.
 
+mod aggregated;
 mod appendix;
 mod error;
 mod fields;
@@ -24,15 +26,17 @@ mod record;
 mod records;
 mod sink;
 mod source;
+mod stack_table;
 mod token;
 mod varint;
 mod writer;
 
+pub use aggregated::{AggregatedWriter, Image, MemorySnapshot};
 pub use appendix::{Appendix, Losses, OldFrees, Sample};
 pub use error::{Damage, ReadError, WriteError};
 pub use frames::Frame;
 pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
-pub use reader::{Event, Reader, StackIndex};
+pub use reader::{Event, Held, Reader, StackIndex};
 pub use record::{AggregatedAllocation, RawRecord};
 pub use records::RawReader;
 pub use writer::{Writer, WriterOptions};

@@ -1,4 +1,4 @@
-//! A capture as events with stacks, for analysis. Files of all allocations only.
+//! A capture as events with stacks, for analysis. An aggregated one has an event for each place.
 
 use std::{
     path::Path,
@@ -10,10 +10,10 @@ use rustc_hash::FxHashMap;
 use super::{
     appendix::Appendix,
     error::{Damage, ReadError},
-    frames::{Frame, FrameTree, ROOT},
-    header::{FileFormat, Header},
+    frames::{Frame, FrameTree, NODES_MAX, ROOT},
+    header::Header,
     lines::{LineTableFormat, NO_LINE},
-    record::RawRecord,
+    record::{AggregatedAllocation, RawRecord},
     records::RawReader,
 };
 
@@ -45,6 +45,22 @@ pub enum Event {
     Unmap { tid: u64, address: u64, size: u64 },
     /// `time_ms` is since the epoch.
     Memory { rss_bytes: u64, time_ms: i64 },
+    /// What one place held at the high-water mark, and at the end; in aggregated captures.
+    Place {
+        tid: u64,
+        stack: StackIndex,
+        allocator: u8,
+        native_frame: u64,
+        peak: Held,
+        end: Held,
+    },
+}
+
+/// What a place holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub bytes: u64,
+    pub blocks: u64,
 }
 
 /// A frame of a stack, as reports show it.
@@ -75,6 +91,9 @@ pub struct Reader {
     tid: Option<u64>,
     /// The current thread's.
     stack: StackIndex,
+    /// In aggregated captures: the frames, and the node of each trace.
+    place_frames: Vec<Frame>,
+    traces: Vec<StackIndex>,
 }
 
 struct Code {
@@ -88,12 +107,9 @@ struct Code {
 const LINE_UNKNOWN: i32 = i32::MIN;
 
 impl Reader {
-    /// Opens a raw or compressed capture of version 12 or 13. Refuses aggregated ones.
+    /// Opens a raw or compressed capture of version 12 or 13, of either kind.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let raw = RawReader::open(path)?;
-        if raw.header().file_format == FileFormat::AggregatedAllocations {
-            return Err(ReadError::Aggregated { path: path.into() });
-        }
         Ok(Self {
             line_tables: LineTableFormat::of_version(raw.header().python_version),
             raw,
@@ -104,6 +120,8 @@ impl Reader {
             thread_names: FxHashMap::default(),
             tid: None,
             stack: ROOT,
+            place_frames: Vec::new(),
+            traces: Vec::new(),
         })
     }
 
@@ -206,9 +224,66 @@ impl Reader {
                         return None;
                     }
                 }
+                RawRecord::MemorySnapshot { time_ms, rss_bytes, .. } => {
+                    let time_ms = time_ms as i64;
+                    return Some(Event::Memory { rss_bytes, time_ms });
+                }
+                RawRecord::PythonFrame { frame_id, frame } => {
+                    if frame_id != self.place_frames.len() as u64 || self.place_frames.len() >= NODES_MAX {
+                        self.raw.fail("a frame out of its order");
+                        return None;
+                    }
+                    self.place_frames.push(frame);
+                }
+                RawRecord::PythonTrace { frame_id, parent } => {
+                    if let Err(what) = self.trace(frame_id, parent) {
+                        self.raw.fail(what);
+                        return None;
+                    }
+                }
+                RawRecord::Aggregated(place) => match self.place(&place) {
+                    Some(event) => return Some(event),
+                    None => {
+                        self.raw.fail("a stack that was not defined");
+                        return None;
+                    }
+                },
                 _ => {}
             }
         }
+    }
+
+    /// The next trace of an aggregated capture.
+    fn trace(&mut self, frame_id: u64, parent: u64) -> Result<(), &'static str> {
+        let frame = usize::try_from(frame_id).ok().and_then(|id| self.place_frames.get(id));
+        let frame = *frame.ok_or("a frame that was not defined")?;
+        let above = self.node_of_trace(parent).ok_or("a stack that was not defined")?;
+        let node = self.node_below(above, frame)?;
+        if self.traces.len() >= NODES_MAX {
+            return Err("too many different stacks");
+        }
+        self.traces.push(node);
+        Ok(())
+    }
+
+    /// Traces are numbered from 1.
+    fn node_of_trace(&self, ordinal: u64) -> Option<StackIndex> {
+        match ordinal {
+            0 => Some(ROOT),
+            _ => self.traces.get(usize::try_from(ordinal - 1).ok()?).copied(),
+        }
+    }
+
+    fn place(&self, place: &AggregatedAllocation) -> Option<Event> {
+        let held = |bytes, blocks| Held { bytes, blocks };
+        Some(Event::Place {
+            tid: place.tid,
+            stack: self.node_of_trace(place.python_trace)?,
+            allocator: place.allocator,
+            native_frame: place.native_frame,
+            peak: held(place.high_water_mark_bytes, place.high_water_mark_count),
+            end: held(place.leaked_bytes, place.leaked_count),
+        })
     }
 
     /// The stack's frames, leaf first. Empty for an index that is not from this reader.
@@ -251,11 +326,16 @@ impl Reader {
         if self.tid.is_none() {
             return Err("a frame before any thread");
         }
-        self.stack = self.tree.child(self.stack, frame).ok_or("too many different stacks")?;
+        self.stack = self.node_below(self.stack, frame)?;
+        Ok(())
+    }
+
+    fn node_below(&mut self, above: StackIndex, frame: Frame) -> Result<StackIndex, &'static str> {
+        let node = self.tree.child(above, frame).ok_or("too many different stacks")?;
         if self.lines.len() < self.tree.frames_count() {
             self.lines.push(AtomicI32::new(LINE_UNKNOWN));
         }
-        Ok(())
+        Ok(node)
     }
 
     fn location(&self, node: u32) -> Option<Location<'_>> {

@@ -62,8 +62,12 @@ impl RawReader {
     /// Whether the capture was closed. Otherwise its writer was killed or is still writing. A trailer is not
     /// enough: in our raw files one stands at the end at all times, and only closing moves the end time.
     pub fn is_complete(&self) -> bool {
-        let is_aggregated = self.header.file_format == FileFormat::AggregatedAllocations;
-        self.trailer && (is_aggregated || self.header.end_ms != self.header.start_ms)
+        let is_closed = match self.header.file_format {
+            FileFormat::AllAllocations => self.header.end_ms != self.header.start_ms,
+            // Each image of ours is whole; only the last one knows when the window ended.
+            FileFormat::AggregatedAllocations => self.appendix.as_ref().is_none_or(|it| it.detached_ms != 0),
+        };
+        self.trailer && is_closed
     }
 
     /// Ends the records because of what the caller found in the last one.

@@ -10,10 +10,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
-use super::{
-    error::WriteError,
-    token::{LZ4_MAGIC, TRAILER},
-};
+use super::{error::WriteError, token::LZ4_MAGIC};
 
 /// Flags: version 1, independent blocks, no checksums, no content size. Block size class: 64 KiB at most.
 /// Then the second byte of xxh32 over these two, seed 0.
@@ -35,17 +32,16 @@ const STORED: u32 = 1 << 31;
 /// Ends a frame.
 const FRAME_END: &[u8] = &[0; 4];
 
-/// Ends a raw file.
-const RAW_END: &[u8] = &[TRAILER];
-
 pub struct Sink {
     file: File,
     /// What is not in the file yet: whole records.
     buffer: Vec<u8>,
     /// End of the last whole block, where the end mark stands.
     position: u64,
-    /// Empty in a raw file that could not be written further: it has no TRAILER, so it is not complete.
-    end_mark: &'static [u8],
+    /// None in a raw file that could not be written further: it has no TRAILER, so it is not complete.
+    end_mark: Vec<u8>,
+    /// Token of the record that ends the records.
+    trailer: u8,
     frame: Option<FrameState>,
     /// The first failure; no block is written after it.
     error: Option<WriteError>,
@@ -58,13 +54,14 @@ struct FrameState {
 }
 
 impl Sink {
-    /// Takes over `file`, empties it, and writes the header.
-    pub fn create(file: File, header: &[u8], compress: bool) -> Result<Self, WriteError> {
+    /// Takes over `file`, empties it, and writes the header. `trailer` is the token that ends this kind of file.
+    pub fn create(file: File, header: &[u8], compress: bool, trailer: u8) -> Result<Self, WriteError> {
         let mut sink = Self {
             file,
             buffer: Vec::with_capacity(BLOCK_BYTES + 4096),
             position: 0,
-            end_mark: if compress { FRAME_END } else { RAW_END },
+            end_mark: if compress { FRAME_END.into() } else { vec![trailer] },
+            trailer,
             frame: compress.then(|| FrameState {
                 table: CompressTable::small(),
                 packed: Vec::new(),
@@ -86,7 +83,7 @@ impl Sink {
             bytes.extend_from_slice(header);
         }
         let position = bytes.len() as u64;
-        bytes.extend_from_slice(sink.end_mark);
+        bytes.extend_from_slice(&sink.end_mark);
         sink.file
             .write_all_at(&bytes, 0)
             .map_err(|source| sink.io_error("writing the header", source))?;
@@ -98,6 +95,14 @@ impl Sink {
     #[inline]
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
+    }
+
+    /// Adds whole records, in as many blocks as they need.
+    pub fn put(&mut self, records: &[u8]) {
+        if self.is_full(records.len()) {
+            self.write_block();
+        }
+        self.buffer.extend_from_slice(records);
     }
 
     /// Whether a record of up to `bytes` must go to the next block.
@@ -130,12 +135,12 @@ impl Sink {
                 None => &mut self.buffer,
             };
             let bytes = content.len() as u64;
-            content.extend_from_slice(self.end_mark);
+            content.extend_from_slice(&self.end_mark);
             match self.file.write_all_at(content, self.position) {
                 Ok(()) => self.position += bytes,
                 Err(source) => {
                     if self.frame.is_none() {
-                        self.end_mark = &[];
+                        self.end_mark = Vec::new();
                     }
                     self.fail("writing a block", source);
                 }
@@ -151,7 +156,7 @@ impl Sink {
             if self.is_full(1) {
                 self.write_block();
             }
-            self.buffer.push(TRAILER);
+            self.buffer.push(self.trailer);
         }
         self.write_block();
     }
@@ -180,7 +185,7 @@ impl Sink {
     /// lay before, so it needs no space; where even that fails a reader still gets every whole block.
     fn fail(&mut self, step: &'static str, source: io::Error) {
         let _ = self.file.set_len(self.bytes_written());
-        let _ = self.file.write_all_at(self.end_mark, self.position);
+        let _ = self.file.write_all_at(&self.end_mark, self.position);
         let error = self.io_error(step, source);
         self.error.get_or_insert(error);
     }

@@ -6,7 +6,7 @@
 //! A failed write does not stop the caller: the first failure is kept, later records are dropped, and `flush`
 //! and `finish` return it.
 
-use std::fs::File;
+use std::{borrow::Cow, fs::File};
 
 use rustc_hash::FxHashMap;
 use wire::Allocator;
@@ -78,7 +78,7 @@ impl Writer {
     /// time. Their values in `header` are ignored.
     pub fn create(file: File, header: Header, options: WriterOptions) -> Result<Self, WriteError> {
         if header.file_format != FileFormat::AllAllocations {
-            return Err(WriteError::Header("aggregated captures are not written"));
+            return Err(WriteError::Header("an aggregated capture has no single allocations"));
         }
         if header.version != VERSION && header.version != VERSION_WITHOUT_PATHS {
             return Err(WriteError::Header("only capture versions 12 and 13 are written"));
@@ -88,7 +88,7 @@ impl Writer {
             end_ms: header.start_ms,
             ..header
         };
-        let sink = Sink::create(file, &header.encode(), options.compress)?;
+        let sink = Sink::create(file, &header.encode(), options.compress, token::TRAILER)?;
         Ok(Self {
             header,
             sink,
@@ -110,28 +110,11 @@ impl Writer {
     /// Must precede the first allocation whose stack has a frame with this `code_id`. Small, dense ids make a
     /// small file. `linetable` is the interpreter's own: `co_lnotab` up to 3.9, `co_linetable` from 3.10.
     pub fn code_object(&mut self, code_id: u64, name: &str, filename: &str, firstlineno: i32, linetable: &[u8]) {
-        let table = if self.header.python_version < PYTHON_3_10 {
-            lnotab::for_upstream(linetable)
-        } else {
-            linetable.into()
-        };
-        // Half a table would give wrong lines; without one a reader says line 0.
-        let table = if table.len() > token::LINETABLE_BYTES_MAX {
-            &[]
-        } else {
-            &*table
-        };
+        let table = line_table(self.header.python_version, linetable);
         self.make_room(4 * VARINT_BYTES_MAX + name.len() + filename.len() + table.len());
         let delta = firstlineno.wrapping_sub(self.last_firstlineno);
         self.last_firstlineno = firstlineno;
-        let out = self.sink.buffer();
-        out.push(token::CODE_OBJECT);
-        put(out, code_id);
-        put_cstr(out, name);
-        put_cstr(out, filename);
-        put_signed(out, delta.into());
-        put(out, table.len() as u64);
-        out.extend_from_slice(table);
+        put_code_object(self.sink.buffer(), code_id, name, filename, delta, &table);
     }
 
     /// Gives the stack number `stack` (dense; 0 is the empty stack and stays it) its frames. A number may be
@@ -353,6 +336,31 @@ impl Writer {
             put(self.sink.buffer(), 0);
         }
     }
+}
+
+/// The interpreter's table as the capture has it.
+pub fn line_table(python_version: u32, linetable: &[u8]) -> Cow<'_, [u8]> {
+    let table = if python_version < PYTHON_3_10 {
+        lnotab::for_upstream(linetable)
+    } else {
+        linetable.into()
+    };
+    // Half a table would give wrong lines; without one a reader says line 0.
+    if table.len() > token::LINETABLE_BYTES_MAX {
+        return Cow::Borrowed(&[]);
+    }
+    table
+}
+
+/// `delta`: its first line less that of the code object before it.
+pub fn put_code_object(out: &mut Vec<u8>, code_id: u64, name: &str, filename: &str, delta: i32, table: &[u8]) {
+    out.push(token::CODE_OBJECT);
+    put(out, code_id);
+    put_cstr(out, name);
+    put_cstr(out, filename);
+    put_signed(out, delta.into());
+    put(out, table.len() as u64);
+    out.extend_from_slice(table);
 }
 
 /// The 15 addresses (shifted right by 3) that were written in full most recently. First in, first out; a hit

@@ -36,6 +36,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         force: args.force,
         compress: !args.no_compress,
         duration: args.duration,
+        aggregate: args.aggregate,
         limits: session::Limits {
             until_rss_bytes: args.until_rss,
             max_size_bytes: args.max_size,
@@ -106,10 +107,10 @@ fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
     let width = ui::width();
     let color = ui::use_color();
     // The capture is complete, whatever happens here.
-    let look_later = Some(format!(
-        "memray summary --leaks {}",
-        ui::escape::shell_word(ended.path.as_os_str().as_bytes())
-    ));
+    let look_later = ended.kept.is_none().then(|| {
+        let capture = ui::escape::shell_word(ended.path.as_os_str().as_bytes());
+        format!("memray summary --leaks {capture}")
+    });
     let failed = |why: String| Failure::new(format!("cannot work out the answer: {why}"), look_later.clone());
     let worker = std::thread::Builder::new().spawn(move || {
         let mut text = Vec::new();
@@ -142,8 +143,9 @@ fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
 }
 
 fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> Result<(), Failure> {
+    let kept_path = ended.kept.as_ref().map(session::Kept::path);
     let capture = ui::escape::shell_word(ended.path.as_os_str().as_bytes());
-    let lines = leaks_of(&ended.path)?;
+    let lines = leaks_of(kept_path.as_ref().unwrap_or(&ended.path))?;
     let appendix = &ended.appendix;
     let verdict = verdict(&Evidence {
         samples: &appendix.samples,
@@ -165,7 +167,7 @@ fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> R
         oom_kills_count: ended.oom_kills,
         pauses_us: &appendix.pause_us,
         left_over_bytes: appendix.left_over_bytes,
-        capture: &capture,
+        capture: ended.kept.is_none().then_some(&capture),
         small_objects_command: Some(SMALL_OBJECTS_COMMAND),
     };
     let options = report::LeaksOptions {

@@ -83,6 +83,10 @@ struct AttachArgs {
     /// Overwrite the output file if it exists
     #[arg(short, long)]
     force: bool,
+    /// Sum up by place instead of recording each allocation: a small capture, however long the window, replaced every
+    /// 10 seconds
+    #[arg(long)]
+    aggregate: bool,
     /// Write the capture uncompressed
     #[arg(long)]
     no_compress: bool,

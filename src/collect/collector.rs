@@ -2,9 +2,10 @@
 
 use super::definitions::{Assembly, Defined, Definitions};
 use super::ranges::{Range, Ranges};
+use super::recorder::Recorder;
 use super::ring::{Next, RawRecord, RingReader};
 use super::threads;
-use crate::capture::{Frame, Losses, Writer};
+use crate::capture::{Frame, Losses};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::atomic::Ordering;
 use wire::Allocator;
@@ -72,7 +73,7 @@ struct Thread {
 /// Drains the ring into a capture.
 pub struct Collector {
     reader: RingReader,
-    writer: Writer,
+    recorder: Recorder,
     names: Box<dyn ThreadNames>,
     definitions: Definitions,
     assembly: Option<Assembly>,
@@ -109,10 +110,10 @@ pub const MAIN_THREAD: u64 = 1;
 
 impl Collector {
     /// `main_tid` is the kernel id of the tracee's main thread, as the tracee sees it.
-    pub fn new(reader: RingReader, writer: Writer, names: Box<dyn ThreadNames>, main_tid: u32) -> Self {
+    pub fn new(reader: RingReader, recorder: Recorder, names: Box<dyn ThreadNames>, main_tid: u32) -> Self {
         Self {
             reader,
-            writer,
+            recorder,
             names,
             definitions: Definitions::default(),
             assembly: None,
@@ -129,7 +130,12 @@ impl Collector {
     /// Whether there is more to follow than the tool has memory for: the window has to end. An honest target seldom gets
     /// here; one that writes into the ring itself could take all of the machine's memory.
     pub fn is_full(&self) -> bool {
-        self.live.len() + self.ranges.len() >= LIVE_MAX || self.definitions.count() >= DEFINITIONS_MAX
+        // An aggregator follows them once more.
+        let live_max = match self.recorder {
+            Recorder::Stream(_) => LIVE_MAX,
+            Recorder::Aggregate(_) => LIVE_MAX / 2,
+        };
+        self.live.len() + self.ranges.len() >= live_max || self.definitions.count() >= DEFINITIONS_MAX
     }
 
     pub fn counters(&self) -> Counters {
@@ -140,13 +146,13 @@ impl Collector {
         &self.reader
     }
 
-    pub fn writer(&mut self) -> &mut Writer {
-        &mut self.writer
+    pub fn recorder(&mut self) -> &mut Recorder {
+        &mut self.recorder
     }
 
-    /// Ends collecting; the writer is what remains.
-    pub fn into_writer(self) -> Writer {
-        self.writer
+    /// Ends collecting; the recorder is what remains.
+    pub fn into_recorder(self) -> Recorder {
+        self.recorder
     }
 
     /// Code objects whose qualified name says more than their name: (number in the capture, qualified name).
@@ -282,7 +288,7 @@ impl Collector {
     fn define(&mut self, assembly: &Assembly) {
         match self.definitions.define(assembly) {
             Defined::Code(number, code) => {
-                self.writer
+                self.recorder
                     .code_object(number, &code.name, &code.filename, code.firstlineno, &code.linetable);
             }
             Defined::Stack(number, frames) => {
@@ -294,7 +300,7 @@ impl Collector {
                         is_entry: frame.is_entry,
                     })
                     .collect();
-                self.writer.define_stack(number, &frames);
+                self.recorder.define_stack(number, &frames);
             }
             Defined::Nothing => {}
             Defined::Corrupt => self.counters.corrupt += 1,
@@ -320,7 +326,7 @@ impl Collector {
             self.names.name(tid)
         };
         if let Some(name) = name {
-            self.writer.thread_name(number, &name);
+            self.recorder.thread_name(number, &name);
         }
     }
 
@@ -358,16 +364,16 @@ impl Collector {
             // readers would count the old block for ever.
             self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(old.bytes);
             self.counters.implied_frees += u64::from(!old.is_tentative);
-            self.writer.deallocation(number, address, Allocator::Free);
+            self.recorder.deallocation(number, address, Allocator::Free);
         }
         self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
-        self.writer.allocation(number, address, bytes, allocator, stack);
+        self.recorder.allocation(number, address, bytes, allocator, stack);
     }
 
     fn free(&mut self, index: u16, address: u64, usable_bytes: u64) {
         let number = self.thread(index).number;
         self.counters.frees += 1;
-        self.writer.deallocation(number, address, Allocator::Free);
+        self.recorder.deallocation(number, address, Allocator::Free);
         match self.live.remove(&address) {
             Some(block) => self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(block.bytes),
             None => self.count_old_free(usable_bytes),
@@ -424,11 +430,11 @@ impl Collector {
         let covered = self.ranges.remove(address, bytes);
         for piece in &covered {
             self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(piece.bytes);
-            self.writer.unmap(number, piece.start, piece.bytes);
+            self.recorder.unmap(number, piece.start, piece.bytes);
         }
         self.ranges.insert(Range { start: address, bytes });
         self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
-        self.writer.allocation(number, address, bytes, Allocator::Mmap, stack);
+        self.recorder.allocation(number, address, bytes, Allocator::Mmap, stack);
     }
 
     /// Takes the outcome of these to be success.
@@ -447,6 +453,6 @@ impl Collector {
         if removed_bytes < bytes {
             self.count_old_free(bytes - removed_bytes);
         }
-        self.writer.unmap(number, address, bytes);
+        self.recorder.unmap(number, address, bytes);
     }
 }

@@ -1,6 +1,7 @@
 //! What records become, told by the events of the capture.
 
 use super::collector::{Collector, MAIN_THREAD, ThreadNames};
+use super::recorder::Recorder;
 use super::ring::testing;
 use crate::capture::{Appendix, Event, FileFormat, Header, Reader, Writer, WriterOptions};
 use rustc_hash::FxHashSet;
@@ -48,7 +49,12 @@ impl Rig {
             sys_path: Vec::new(),
         };
         let writer = Writer::create(file, header, WriterOptions { compress: true }).expect("a writer");
-        let collector = Collector::new(testing::reader(0), writer, Box::new(NoNames), 1);
+        let collector = Collector::new(
+            testing::reader(0),
+            Recorder::Stream(Box::new(writer)),
+            Box::new(NoNames),
+            1,
+        );
         Self {
             collector,
             position: 0,
@@ -81,7 +87,8 @@ impl Rig {
     /// The capture's events as short texts.
     pub fn finish(self) -> Vec<String> {
         self.collector
-            .into_writer()
+            .into_recorder()
+            .into_stream()
             .finish(2, &Appendix::default())
             .expect("a closed capture");
         let mut reader = Reader::open(&self.path).expect("a capture");
@@ -91,7 +98,7 @@ impl Rig {
                 Event::Allocation { address, size, .. } => format!("+{address:x} {size}"),
                 Event::Deallocation { address, .. } => format!("-{address:x}"),
                 Event::Unmap { address, size, .. } => format!("-{address:x} {size}"),
-                Event::Memory { .. } => continue,
+                Event::Memory { .. } | Event::Place { .. } => continue,
             });
         }
         let _ = std::fs::remove_file(&self.path);

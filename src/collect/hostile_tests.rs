@@ -69,7 +69,11 @@ fn whatever_is_in_the_ring_ends_in_a_readable_capture() {
             losses: collector.losses(),
             ..Default::default()
         };
-        collector.into_writer().finish(2, &appendix).expect("an end");
+        collector
+            .into_recorder()
+            .into_stream()
+            .finish(2, &appendix)
+            .expect("an end");
         let mut reader = Reader::open(&rig.path).expect("a capture");
         let mut heap = Heap::new();
         let mut events = 0;
@@ -125,6 +129,6 @@ fn positions_that_were_never_reserved_are_waited_for_and_given_up() {
     slots[0].word.store(DEAD, Relaxed);
     slots[1].word.store(u64::MAX - 1, Relaxed);
     assert_eq!(collector.drain(usize::MAX), 1, "the dead one is passed over");
-    drop(collector.into_writer());
+    drop(collector.into_recorder());
     std::fs::remove_file(&rig.path).expect("remove the capture");
 }

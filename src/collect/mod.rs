@@ -2,8 +2,12 @@
 //!
 //! [`Region`] is the mapped memory and the only `unsafe` outside the payload and the injector; [`RingReader`]
 //! takes records out of it by the contract in `wire::ring`; [`Collector`] numbers threads, resolves stacks and
-//! code, keeps the live set and feeds the capture's writer. Nothing here waits for the tracee.
+//! code, keeps the live set and feeds a [`Recorder`]: the capture's writer, or an [`Aggregator`]. Nothing here waits for
+//! the tracee.
 
+mod aggregator;
+#[cfg(test)]
+mod aggregator_tests;
 mod collector;
 #[cfg(test)]
 mod collector_tests;
@@ -11,12 +15,17 @@ mod definitions;
 #[cfg(test)]
 mod hostile_tests;
 mod ranges;
+mod recorder;
 mod region;
 mod ring;
+mod series;
 mod threads;
 mod ticks;
 
+pub use aggregator::Aggregator;
 pub use collector::{Collector, MAIN_THREAD, ThreadNames};
+pub use recorder::Recorder;
 pub use region::Region;
 pub use ring::RingReader;
+pub use series::Series;
 pub use ticks::TickClock;

@@ -59,8 +59,8 @@ pub struct Answer<'a> {
     pub pauses_us: &'a [u64],
     /// Address space that stays in the target, inert; 0 where nothing does.
     pub left_over_bytes: u64,
-    /// The capture, as it is typed on a command line.
-    pub capture: &'a str,
+    /// The capture, as it is typed on a command line, where one is kept.
+    pub capture: Option<&'a str>,
     /// A command that shows small objects one by one, where there is one.
     pub small_objects_command: Option<&'a str>,
 }
@@ -106,10 +106,10 @@ pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &m
             &format!("{left_over} of address space stay in the target, unused; the next attach reuses them."),
         )?;
     }
-    text.command(
-        "More lines:",
-        &format!("memray summary --leaks -r 50 {}", answer.capture),
-    )
+    match answer.capture {
+        Some(capture) => text.command("More lines:", &format!("memray summary --leaks -r 50 {capture}")),
+        None => Ok(()),
+    }
 }
 
 fn per_second(rate: &Rate) -> String {

@@ -45,7 +45,7 @@ fn render(change: impl FnOnce(&mut Answer<'_>), verdict: &Verdict, losses: &[Los
         oom_kills_count: 0,
         pauses_us: &[78],
         left_over_bytes: 0,
-        capture: "memray-4242.1.bin",
+        capture: Some("memray-4242.1.bin"),
         small_objects_command: None,
     };
     change(&mut given);

@@ -1,6 +1,7 @@
 //! The end of a window: flag off, drained, slots back, memory withdrawn, capture closed, mark taken away.
 
 use super::Session;
+use super::checkpoint::{Checkpoint, Kept};
 use super::error::Error;
 use super::guardian::Guardian;
 use super::place::{RESERVATION_BYTES, withdraw};
@@ -8,7 +9,8 @@ use super::repair::{self, restore_slots};
 use super::sampler::now_ms;
 use super::target;
 use super::window::End;
-use crate::capture::{Appendix, Losses, OldFrees};
+use crate::capture::{Appendix, Losses, OldFrees, WriteError};
+use crate::collect::Recorder;
 use crate::report::TargetEnd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::path::PathBuf;
@@ -26,6 +28,18 @@ const DRAIN_RECORDS: usize = 1 << 18;
 /// How long draining what is left may take.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
+/// Closes the capture.
+fn close(recorder: Recorder, checkpoint: Option<&mut Checkpoint>, appendix: &Appendix) -> Result<(), WriteError> {
+    let end_ms = appendix.detached_ms;
+    match recorder {
+        Recorder::Stream(writer) => writer.finish(end_ms, appendix),
+        Recorder::Aggregate(mut aggregator) => {
+            let image = aggregator.image(end_ms, appendix.clone());
+            checkpoint.map_or(Ok(()), |checkpoint| checkpoint.finish(&image))
+        }
+    }
+}
+
 /// A window that is over.
 pub struct Ended {
     pub path: PathBuf,
@@ -35,6 +49,8 @@ pub struct Ended {
     /// Processes of the target's cgroup that the kernel killed for want of memory.
     pub oom_kills: u64,
     pub warnings: Vec<String>,
+    /// The capture, where no file of it is kept.
+    pub kept: Option<Kept>,
 }
 
 impl Session {
@@ -69,7 +85,7 @@ impl Session {
         };
         let mut appendix = self.appendix(losses, target_end, left_over_bytes);
         appendix.window_end = end.condition();
-        let closed = self.collector.into_writer().finish(appendix.detached_ms, &appendix);
+        let closed = close(self.collector.into_recorder(), self.checkpoint.as_mut(), &appendix);
         // The very last step: whoever waits for the mark to go finds a complete capture.
         if is_there {
             put_back = put_back.and_then(|()| Ok(self.landing.end_session(&self.process)?));
@@ -103,6 +119,7 @@ impl Session {
             target_end,
             oom_kills,
             warnings: self.warnings,
+            kept: self.checkpoint.and_then(Checkpoint::kept),
         })
     }
 
@@ -176,7 +193,7 @@ impl Session {
         restore_slots(&self.process, &mut self.landing)
     }
 
-    fn appendix(&self, losses: Losses, target_end: Option<TargetEnd>, left_over_bytes: u64) -> Appendix {
+    pub(super) fn appendix(&self, losses: Losses, target_end: Option<TargetEnd>, left_over_bytes: u64) -> Appendix {
         let counters = self.collector.counters();
         Appendix {
             losses,

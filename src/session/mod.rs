@@ -3,11 +3,13 @@
 //! - [`preflight`]: everything that can refuse, in named checks ([`examine`]) that doctor makes, too.
 //! - [`start`]: the one stop ([`place`]), the slots ([`hooking`]), the flag.
 //! - [`window`]: drain, sample, hook what is loaded, until something ends it.
+//! - [`checkpoint`]: an aggregated capture, replaced as a whole. [`limits`]: when a window ends by itself.
 //! - [`finish`]: flag off, drained, slots back, memory withdrawn, capture closed, mark taken away.
 //! - [`repair`]: the same from outside, by the marks in the [`landing`], when the tool is dead.
 //! - [`control`]: what the collector tells others of its session while it lasts; [`status`] reads that.
 //! - [`guardian`]: the process that does so within a second of the tool's death.
 
+mod checkpoint;
 mod control;
 mod error;
 mod examine;
@@ -28,13 +30,13 @@ mod preflight;
 mod repair;
 mod ring_memory;
 mod sampler;
-mod series;
 mod signals;
 mod start;
 mod status;
 mod target;
 mod window;
 
+pub use checkpoint::Kept;
 pub use error::{Error, clock_text};
 pub use finish::Ended;
 pub use host::diagnose_host;
@@ -46,7 +48,9 @@ pub use start::Options;
 pub use status::{Listed, State, sessions};
 pub use window::End;
 
-use crate::collect::Collector;
+use crate::capture::Sample;
+use crate::collect::{Collector, Recorder, Series};
+use checkpoint::Checkpoint;
 use control::{ControlFile, Record};
 use guardian::Guardian;
 use hooking::Hooks;
@@ -55,7 +59,6 @@ use landing::Landing;
 use limits::Disk;
 use ring_memory::RingSource;
 use sampler::{Sampler, now_ms};
-use series::Series;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -75,11 +78,13 @@ pub struct Session {
     /// Where there is a place for it.
     control: Option<ControlFile>,
     sampler: Sampler,
-    samples: Series,
+    samples: Series<Sample>,
     path: PathBuf,
     duration: Option<Duration>,
     limits: Limits,
     disk: Disk,
+    /// Of an aggregated capture.
+    checkpoint: Option<Checkpoint>,
     live_since: Instant,
     /// From the start of the command until the flag was on.
     live_after: Duration,
@@ -140,12 +145,21 @@ impl Session {
             started_ms: self.attached_ms as u64,
             updated_ms: now_ms() as u64,
             capture: self.path.to_string_lossy().into_owned(),
-            written_bytes: self.collector.writer().bytes_written(),
+            written_bytes: self.written_bytes(),
             allocations_count: counters.allocations,
             frees_count: counters.frees,
             live_bytes: counters.live_bytes,
             losses: self.collector.losses(),
             ..Record::default()
+        }
+    }
+
+    /// Length of the capture as it stands.
+    fn written_bytes(&mut self) -> u64 {
+        match (&self.checkpoint, self.collector.recorder()) {
+            (Some(checkpoint), _) => checkpoint.written_bytes(),
+            (None, Recorder::Stream(writer)) => writer.bytes_written(),
+            (None, Recorder::Aggregate(_)) => 0,
         }
     }
 

@@ -1,7 +1,13 @@
 //! The capture's file: chosen, checked and opened before the target is touched.
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -138,6 +144,13 @@ impl Output {
         ))))
     }
 
+    /// Whether what is written is gone at once.
+    pub fn keeps_nothing(&self) -> bool {
+        const NULL_MINOR: u32 = 3;
+        let metadata = self.file.metadata();
+        metadata.is_ok_and(|metadata| is_sink(&metadata) && libc::minor(metadata.rdev()) == NULL_MINOR)
+    }
+
     /// Removes the file again, when no capture came to be and it is still this one.
     pub fn discard(self) {
         let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
@@ -149,6 +162,23 @@ impl Output {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// A new file beside a capture, as [`Output::open`] makes them. One of that name is a dead memray's with the same number
+/// as ours.
+pub fn create_private(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let create = || openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+    let created = match create() {
+        Err(Errno::EEXIST) => {
+            unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?;
+            create()
+        }
+        result => result,
+    };
+    let file = File::from(created?);
+    give_to_sudo_user(&file);
+    Ok(file)
 }
 
 /// /dev/null, /dev/zero and /dev/full, which swallow or refuse a capture and keep nothing.

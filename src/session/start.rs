@@ -2,6 +2,7 @@
 //! touched.
 
 use super::Session;
+use super::checkpoint::Checkpoint;
 use super::error::Error;
 use super::guardian::Guardian;
 use super::landing::{Bearer, Landing, own_mark};
@@ -10,10 +11,9 @@ use super::output::Output;
 use super::place::{Placed, place, write_image};
 use super::preflight::Survey;
 use super::sampler::{Sampler, now_ms};
-use super::series::Series;
 use super::{repair, target};
-use crate::capture::{FileFormat, Header, Writer, WriterOptions};
-use crate::collect::{Collector, MAIN_THREAD, Region, RingReader, TickClock};
+use crate::capture::{Appendix, FileFormat, Header, Writer, WriterOptions};
+use crate::collect::{Aggregator, Collector, MAIN_THREAD, Recorder, Region, RingReader, Series, TickClock};
 use inject::{BorrowError, Process};
 use std::mem::offset_of;
 use std::path::PathBuf;
@@ -39,6 +39,8 @@ pub struct Options {
     pub compress: bool,
     pub duration: Option<Duration>,
     pub limits: Limits,
+    /// One record for each place instead of one for each allocation.
+    pub aggregate: bool,
 }
 
 impl Session {
@@ -83,7 +85,7 @@ impl Survey {
         clock: &TickClock,
     ) -> Result<Session, Error> {
         let attached_ms = now_ms();
-        let writer = self.writer(options, output, attached_ms)?;
+        let (recorder, checkpoint) = self.recorder(options, output, attached_ms)?;
         guardian.wait_until_ready().map_err(Error::Guardian)?;
         let Placed {
             mut landing,
@@ -120,7 +122,7 @@ impl Survey {
         let mut session = Session {
             oom_kills_before: sampler.oom_kills(),
             sampler,
-            collector: Collector::new(reader, writer, names, self.main_tid),
+            collector: Collector::new(reader, recorder, names, self.main_tid),
             process: self.process,
             borrow: self.borrow,
             landing,
@@ -135,6 +137,7 @@ impl Survey {
             duration: options.duration,
             limits: options.limits,
             disk,
+            checkpoint,
             live_since,
             live_after,
             last_progress: (live_since, 0),
@@ -151,10 +154,30 @@ impl Survey {
         Ok(session)
     }
 
-    fn writer(&self, options: &Options, output: &Output, attached_ms: i64) -> Result<Writer, Error> {
+    /// What is to be fed. Where nothing is kept of the output, the answer at the end is worked out from sums.
+    fn recorder(
+        &self,
+        options: &Options,
+        output: &Output,
+        attached_ms: i64,
+    ) -> Result<(Recorder, Option<Checkpoint>), Error> {
+        let header = self.header(options, attached_ms);
+        let compress = options.compress;
+        if options.aggregate || output.keeps_nothing() {
+            let mut aggregator = Aggregator::new(header);
+            let first = aggregator.image(attached_ms, Appendix::default());
+            let checkpoint = Checkpoint::begin(output, compress, &first)?;
+            return Ok((Recorder::Aggregate(Box::new(aggregator)), Some(checkpoint)));
+        }
+        let file = output.file.try_clone().map_err(|error| Error::Memfd("opened", error))?;
+        let writer = Writer::create(file, header, WriterOptions { compress })?;
+        Ok((Recorder::Stream(Box::new(writer)), None))
+    }
+
+    fn header(&self, options: &Options, attached_ms: i64) -> Header {
         let description = self.description.clone();
         let command_line = description.command_line;
-        let header = Header {
+        Header {
             version: 13,
             python_version: description.version_hex,
             native_traces: false,
@@ -173,10 +196,7 @@ impl Survey {
             libdest: description.libdest,
             site_packages: description.site_packages,
             sys_path: description.sys_path,
-        };
-        let file = output.file.try_clone().map_err(|error| Error::Memfd("opened", error))?;
-        let compress = options.compress;
-        Ok(Writer::create(file, header, WriterOptions { compress })?)
+        }
     }
 
     fn place(&self, mark: SessionMark) -> Result<Placed, Error> {

@@ -7,6 +7,8 @@ use super::sampler::now_ms;
 use super::signals::Signals;
 use super::target;
 use crate::analyze::losses;
+use crate::capture::{Appendix, WriteError};
+use crate::collect::Recorder;
 use crate::ui::ProgressState;
 use crate::ui::format::bytes_short;
 use nix::sys::signal::Signal;
@@ -22,6 +24,8 @@ const RSS_EVERY: Duration = Duration::from_millis(10);
 /// The cgroup's memory, whether the target is still there, progress.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How much of an aggregated capture is lost at most, should memray be killed.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Slots are looked at again this often even if no module seems to have come: lazy binding overwrites hooks.
 const RECHECK_EVERY: Duration = Duration::from_secs(1);
 
@@ -103,6 +107,7 @@ impl Session {
         let mut rss = Timer::new(RSS_EVERY);
         let mut sample = Timer::new(SAMPLE_EVERY);
         let mut flush = Timer::new(FLUSH_EVERY);
+        let mut save = Timer::new(SAVE_EVERY);
         let mut recheck = Timer::new(RECHECK_EVERY);
         loop {
             let taken = self.collector.drain(DRAIN_RECORDS);
@@ -143,10 +148,13 @@ impl Session {
                 report(&self.progress(now));
             }
             if flush.is_due(now) {
-                if self.collector.writer().flush().is_err() {
+                if self.collector.recorder().flush().is_err() {
                     return End::CaptureFailed;
                 }
                 self.tell_others();
+            }
+            if save.is_due(now) && self.save().is_err() {
+                return End::CaptureFailed;
             }
             if taken < DRAIN_RECORDS {
                 let region = self.collector.reader().region();
@@ -199,9 +207,27 @@ impl Session {
         self.collector.reader().region().modules_are_hooked(seen);
     }
 
+    /// Replaces an aggregated capture by what is known now.
+    fn save(&mut self) -> Result<(), WriteError> {
+        if self.checkpoint.is_none() {
+            return Ok(());
+        }
+        // Without an end: the window is still open.
+        let appendix = Appendix {
+            detached_ms: 0,
+            ..self.appendix(self.collector.losses(), None, 0)
+        };
+        match (&mut self.checkpoint, self.collector.recorder()) {
+            (Some(checkpoint), Recorder::Aggregate(aggregator)) => {
+                checkpoint.save(|| aggregator.image(now_ms(), appendix))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the capture is as large as it may become.
     fn limit_reached(&mut self, now: Instant) -> Option<End> {
-        let written_bytes = self.collector.writer().bytes_written();
+        let written_bytes = self.written_bytes();
         if let Some(limit_bytes) = self.limits.max_size_bytes.filter(|&limit| written_bytes >= limit) {
             return Some(End::SizeReached { limit_bytes });
         }
@@ -218,7 +244,7 @@ impl Session {
         let Some(rss_bytes) = self.sampler.rss_bytes(self.own_bytes()) else {
             return 0;
         };
-        self.collector.writer().memory(rss_bytes, now_ms());
+        self.collector.recorder().memory(rss_bytes, now_ms());
         rss_bytes
     }
 

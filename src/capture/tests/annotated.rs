@@ -1,7 +1,7 @@
 //! Files by hand, read: the annotated example of the format's description, and one record of each kind.
 
 use super::builder::*;
-use crate::capture::{Event, FileFormat, Header, ReadError, Reader, reader::Location};
+use crate::capture::{Event, FileFormat, Header, Held, ReadError, Reader, reader::Location};
 
 const EXAMPLE_EVENTS: [Event; 7] = [
     Event::Memory {
@@ -173,7 +173,7 @@ TRAILER
 }
 
 #[test]
-fn aggregated_files_print_and_are_refused_for_analysis() {
+fn aggregated_files_print_and_are_events_by_place() {
     let header = Header {
         file_format: FileFormat::AggregatedAllocations,
         ..header()
@@ -205,7 +205,32 @@ AGGREGATED_TRAILER
 ";
     assert_eq!(records, expected);
     assert!(text.contains("file_format=AGGREGATED_ALLOCATIONS"));
-    assert!(matches!(Reader::open(file.path()), Err(ReadError::Aggregated { .. })));
+    let (events, reader) = read_events(file.path());
+    let held = |bytes, blocks| Held { bytes, blocks };
+    assert_eq!(
+        events,
+        [
+            Event::Memory {
+                rss_bytes: 4096,
+                time_ms: 1_700_000_000_001
+            },
+            Event::Place {
+                tid: 1,
+                stack: 1,
+                allocator: 6,
+                native_frame: 0,
+                peak: held(200, 2),
+                end: held(100, 1)
+            },
+        ]
+    );
+    assert!(reader.is_complete() && reader.damage().is_none());
+    let frames: Vec<_> = reader
+        .stack_frames(1)
+        .map(|frame| (frame.function, frame.file))
+        .collect();
+    assert_eq!(frames, [("f", "/a.py")]);
+    assert_eq!(reader.thread_name(1), Some("MainThread"));
 }
 
 #[test]
