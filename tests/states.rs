@@ -397,3 +397,89 @@ fn two_libraries_of_which_one_runs() {
         }
     }
 }
+
+/// A cgroup that can be frozen, of either version.
+struct Freezer {
+    directory: PathBuf,
+    file: &'static str,
+    words: [&'static str; 2],
+}
+
+impl Freezer {
+    const KINDS: [(&str, &str, [&str; 2]); 3] = [
+        ("/sys/fs/cgroup/freezer", "freezer.state", ["THAWED", "FROZEN"]),
+        ("/sys/fs/cgroup/unified", "cgroup.freeze", ["0", "1"]),
+        ("/sys/fs/cgroup", "cgroup.freeze", ["0", "1"]),
+    ];
+
+    /// Those that may be made here.
+    fn all() -> Vec<Self> {
+        let make = |(root, file, words): (&str, &'static str, _)| {
+            let directory = PathBuf::from(format!("{root}/memray-test-frozen-{}", std::process::id()));
+            std::fs::create_dir(&directory).ok()?;
+            let freezer = Self { directory, file, words };
+            // One of no use is removed again where it is dropped.
+            freezer.directory.join(file).exists().then_some(freezer)
+        };
+        Self::KINDS.into_iter().filter_map(make).collect()
+    }
+
+    fn add(&self, pid: u32) {
+        std::fs::write(self.directory.join("cgroup.procs"), pid.to_string()).expect("put the target into the cgroup");
+    }
+
+    fn freeze(&self, is_frozen: bool) {
+        std::fs::write(self.directory.join(self.file), self.words[usize::from(is_frozen)]).expect("freeze or thaw");
+        let events = || std::fs::read_to_string(self.directory.join("cgroup.events")).unwrap_or_default();
+        let state = || std::fs::read_to_string(self.directory.join(self.file)).unwrap_or_default();
+        eventually("it is frozen, or thawed", Duration::from_secs(10), || {
+            let is_done = state().trim() == self.words[usize::from(is_frozen)];
+            (is_done && !events().contains(if is_frozen { "frozen 0" } else { "frozen 1" })).then_some(())
+        });
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.directory.join(self.file), self.words[0]);
+        // Busy as long as the target's end is being worked on.
+        for _ in 0..500 {
+            if std::fs::remove_dir(&self.directory).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// As `docker pause` does it, before an attach and in the window.
+#[test]
+fn frozen() {
+    let Some(python) = any() else { return };
+    let freezers = Freezer::all();
+    if freezers.is_empty() {
+        skip_optional("frozen cgroups", "none may be made here");
+    }
+    for freezer in &freezers {
+        let mut target = Target::spawn(&python, "checksums.py", &[]);
+        freezer.add(target.pid());
+        freezer.freeze(true);
+        refused(target.pid())
+            .assert_says("its cgroup is frozen")
+            .assert_says("unpause");
+        freezer.freeze(false);
+        let capture = attach(&target);
+        freezer.freeze(true);
+        detach(&target).assert_says("its cgroup is frozen");
+        assert_clean(target.pid());
+        freezer.freeze(false);
+        detach(&target).assert_says("ring");
+        allocations(&capture);
+        target.assert_free();
+        assert!(
+            target.ask("stop", "ok").parse::<u64>().is_ok(),
+            "{:?}",
+            freezer.directory
+        );
+    }
+}

@@ -36,6 +36,8 @@ pub enum Error {
     },
     /// The tracee left in the middle.
     Gone { pid: i32 },
+    /// The thread has not come back from a system call that was asked of it: it is frozen, or the kernel keeps it.
+    Held { tid: i32 },
     /// A seccomp filter forbade the call.
     Filtered { tid: i32 },
     /// The thread did something else than the system call it was asked for.
@@ -97,6 +99,7 @@ impl fmt::Display for Error {
                 write!(f, "ptrace {request} of thread {tid} failed: {}", errno.desc())
             }
             Self::Gone { pid } => write!(f, "process {pid} ended meanwhile"),
+            Self::Held { tid } => write!(f, "thread {tid} does not come back from a system call"),
             Self::Filtered { tid } => write!(
                 f,
                 "a seccomp filter of thread {tid} forbids the system calls of an attach"

@@ -4,6 +4,7 @@
 use inject::{BorrowError, BorrowOptions, Borrowed, Error, Process, with_borrowed_thread};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,7 @@ fn main() {
             another_thread_ends_the_process();
             it_is_killed();
             it_is_stopped();
+            it_is_frozen();
             the_tool_dies();
         }
     }
@@ -251,6 +253,40 @@ fn it_is_stopped() {
     target.say("go on");
     target.expect("went on");
     assert_eq!(target.child.wait().expect("wait").code(), Some(4));
+}
+
+/// Frozen while a thread is borrowed: the tool gives up in time, and the process goes on once it is thawed.
+fn it_is_frozen() {
+    let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let group = roots.map(|root| PathBuf::from(format!("{root}/inject-test-{}", std::process::id())));
+    let is_made = |group: &&PathBuf| std::fs::create_dir(group).is_ok() && group.join("cgroup.freeze").exists();
+    let Some(group) = group.iter().find(is_made) else {
+        for group in &group {
+            let _ = std::fs::remove_dir(group);
+        }
+        println!("not tried: freezing a cgroup takes root, and a cgroup hierarchy of version 2");
+        return;
+    };
+    let write = |file: &str, text: &str| std::fs::write(group.join(file), text).expect("write to the cgroup");
+    let mut target = Target::start("other");
+    write("cgroup.procs", &target.child.id().to_string());
+    let began = Instant::now();
+    let held = target.borrow_while("", |thread, _| {
+        write("cgroup.freeze", "1");
+        call_until_it_fails(thread)
+    });
+    assert!(
+        matches!(held, Err(BorrowError::Failed(Error::Held { .. }))),
+        "{held:?} after {:?}",
+        began.elapsed()
+    );
+    let refused = target.borrow_while("", |thread, _| getpid(thread));
+    assert!(matches!(refused, Err(BorrowError::Frozen)), "{refused:?}");
+    write("cgroup.freeze", "0");
+    target.say("go on");
+    target.expect("went on");
+    assert_eq!(target.child.wait().expect("wait").code(), Some(4));
+    std::fs::remove_dir(group).expect("remove the cgroup");
 }
 
 /// Its sleep, which the kernel had already gone on with once, is executed anew: it is neither cut short nor fails.

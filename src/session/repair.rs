@@ -349,8 +349,7 @@ fn is_in_state(owner: &Owner, states: &str) -> bool {
 
 /// Whether a collector can't run: stopped again, by a debugger, or in a frozen cgroup.
 fn is_held(owner: &Owner) -> bool {
-    let sleeps_in = std::fs::read_to_string(format!("/proc/{}/wchan", owner.pid)).unwrap_or_default();
-    is_in_state(owner, "Tt") || sleeps_in.contains("freeze") || sleeps_in.contains("refrigerator")
+    is_in_state(owner, "Tt") || inject::is_frozen(owner.pid)
 }
 
 fn wait_for_end(process: &Process, landing: &mut Landing, owner: &Owner) -> Result<(), Error> {

@@ -28,12 +28,14 @@
 //! descriptor. `scripts/kill_points` tries all of it.
 
 use super::candidates::{Candidate, Suitability, candidates};
+use super::cgroups::is_frozen;
 use super::fault::{self, Call};
 use super::gadgets::Gadgets;
 use super::interrupted::{Disturbance, executed_anew, resumed, wait_out};
 use super::maps::Mapping;
+use super::obstacle::{FROZEN, FROZEN_FIX};
 use super::process::Process;
-use super::ptrace::{Seized, XstateBuffer};
+use super::ptrace::{Alarm, HOLD_MAX, Seized, XstateBuffer};
 use super::seccomp::{self, Filtered};
 use super::stacks::has_room;
 use super::x86_64::frame;
@@ -70,6 +72,8 @@ pub enum BorrowError {
     Refused(Errno),
     /// No thread stopped in time.
     Uninterruptible,
+    /// Its cgroup is frozen.
+    Frozen,
     /// A seccomp filter could kill the process for a system call that we make in it.
     Seccomp(Filtered),
     /// libc has no `syscall; ret` or no `rt_sigreturn` stub where they were looked for.
@@ -86,6 +90,7 @@ impl BorrowError {
         match self {
             Self::Refused(_) => Some("run memray as root, or with CAP_SYS_PTRACE".to_owned()),
             Self::Uninterruptible => Some("try again when its disk or network file system answers".to_owned()),
+            Self::Frozen => Some(FROZEN_FIX.to_owned()),
             Self::NoStack => Some("try again in a moment".to_owned()),
             Self::NoThread(_) => Some("check the limit of processes and threads: ulimit -u".to_owned()),
             Self::Seccomp(filtered) => Some(filtered.fix().to_owned()),
@@ -102,6 +107,7 @@ impl fmt::Display for BorrowError {
             Self::Uninterruptible => {
                 f.write_str("none of its threads can be stopped: all sleep uninterruptibly (D state)")
             }
+            Self::Frozen => f.write_str(FROZEN),
             Self::Seccomp(filtered) => write!(f, "{filtered}"),
             Self::NoGadget => f.write_str("its libc is not one that memray knows how to make system calls with"),
             Self::NoStack => f.write_str("none of its threads is on a stack that memray may use"),
@@ -163,6 +169,9 @@ where
         _ => BORROW_MAX,
     };
     while started.elapsed() < time_max(&last) {
+        if is_frozen(process.pid()) {
+            return Err(BorrowError::Frozen.into());
+        }
         for candidate in candidates(process) {
             let Some(candidate) = wait_out(process, options, maps, candidate) else {
                 continue;
@@ -173,6 +182,7 @@ where
                     if candidate.suitability == Suitability::Running {
                         move_to(candidate.cpu);
                     }
+                    let _alarm = Alarm::after(HOLD_MAX).map_err(|errno| BorrowError::NoThread(errno.into()))?;
                     let (mut borrowed, stopped) = Borrowed::take(process, maps, options, &gadgets, candidate)?;
                     let work = work.take().ok_or(BorrowError::Uninterruptible)?;
                     let result = work(&mut borrowed);

@@ -1,5 +1,6 @@
 //! What can be known about a process without touching it, and the obstacles that it amounts to.
 
+use super::cgroups::is_frozen;
 use super::obstacle::Obstacle;
 use super::process::{Access, open_mem, start_ticks, stat_field};
 use super::seccomp::{self, Filtered, Passage};
@@ -28,6 +29,8 @@ pub struct Facts {
     pub is_kernel_thread: bool,
     /// All of its threads sleep uninterruptibly, and none has woken up while they were watched.
     pub is_stuck: bool,
+    /// Its cgroup is frozen.
+    pub is_frozen: bool,
     /// One of them waits for the child that it started by vfork or posix_spawn.
     pub is_vforking: bool,
     pub tracer_pid: i32,
@@ -158,6 +161,7 @@ impl Facts {
             }),
             Topic::Permission => self.open_error.map(|errno| self.refusal(errno)),
             Topic::ShadowStack => self.has_shadow_stack.then_some(Obstacle::ShadowStack),
+            Topic::Threads if self.is_frozen => Some(Obstacle::Frozen),
             Topic::Threads => self.is_stuck.then_some(if self.is_vforking {
                 Obstacle::Vforking
             } else {
@@ -283,7 +287,8 @@ impl Facts {
             }
         }
         let all_sleep = !self.thread_states.is_empty() && self.thread_states.iter().all(|&state| state == 'D');
-        self.is_stuck = all_sleep && !one_wakes_up(&tasks);
+        self.is_frozen = is_frozen(self.pid);
+        self.is_stuck = all_sleep && !self.is_frozen && !one_wakes_up(&tasks);
     }
 }
 

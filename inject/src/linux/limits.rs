@@ -1,6 +1,7 @@
 //! What a process may still use: resource limits, mappings, locked memory, memory cgroups. Facts only; what is
 //! enough is for the caller to say.
 
+use super::cgroups::{Cgroup, cgroups};
 use super::process::proc_text;
 use std::path::{Path, PathBuf};
 
@@ -8,8 +9,6 @@ use std::path::{Path, PathBuf};
 const CAP_IPC_LOCK: u64 = 1 << 14;
 /// v1 says "no limit" by a number near the largest.
 const UNLIMITED_MIN: u64 = 1 << 62;
-/// Levels of a cgroup hierarchy that are looked at.
-const CGROUP_DEPTH_MAX: usize = 32;
 
 /// How much of something is used, and how much there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,42 +111,16 @@ pub fn has_locked_memory(pid: i32) -> bool {
 
 /// The limited memory cgroups of a process, innermost first.
 pub fn memory_cgroups(pid: i32) -> Vec<MemoryCgroup> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    cgroups_below(&text, Path::new("/sys/fs/cgroup"))
+    limited(&cgroups(pid, "memory"))
 }
 
-/// From the text of `/proc/PID/cgroup`: v1 where a memory controller is named there, else v2.
-fn cgroups_below(text: &str, mount: &Path) -> Vec<MemoryCgroup> {
-    let mut unified = Vec::new();
-    for line in text.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(hierarchy), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
-        };
-        if controllers.split(',').any(|controller| controller == "memory") {
-            return levels(&mount.join("memory"), path, look_v1);
-        }
-        if hierarchy == "0" {
-            unified = levels(mount, path, look_v2);
-        }
-    }
-    unified
-}
-
-fn levels(mount: &Path, path: &str, look: fn(&Path) -> Option<MemoryCgroup>) -> Vec<MemoryCgroup> {
-    let inner = mount.join(path.trim_start_matches('/'));
-    // In a container the host's path is not mounted: its own cgroup is the mount itself.
-    let innermost = if inner.is_dir() && !path.contains("/..") {
-        &inner
-    } else {
-        mount
+/// v1 where the memory controller has a hierarchy of its own, else v2.
+fn limited(cgroups: &[Cgroup]) -> Vec<MemoryCgroup> {
+    let Some(cgroup) = cgroups.first() else {
+        return Vec::new();
     };
-    innermost
-        .ancestors()
-        .take(CGROUP_DEPTH_MAX)
-        .take_while(|directory| directory.starts_with(mount))
-        .filter_map(look)
-        .collect()
+    let look = if cgroup.is_unified { look_v2 } else { look_v1 };
+    cgroup.levels().filter_map(look).collect()
 }
 
 fn look_v1(directory: &Path) -> Option<MemoryCgroup> {
@@ -250,6 +223,7 @@ fn descriptors_below(pid: i32, limit: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cgroups::parse;
     use super::*;
 
     #[test]
@@ -298,7 +272,7 @@ mod tests {
                 "inactive_file 1\ntotal_inactive_file 300\ntotal_active_file 50\n",
             );
         }
-        let v1 = cgroups_below("5:cpu,memory:/a/b\n0::/c\n", &root);
+        let v1 = limited(&parse("5:cpu,memory:/a/b\n0::/c\n", &root, "memory"));
         let left: Vec<u64> = v1.iter().map(MemoryCgroup::left_bytes).collect();
         assert_eq!(left, [1350, 5350], "the unlimited level is left out");
         assert_eq!(v1[0].directory, root.join("memory/a/b"));
@@ -307,11 +281,11 @@ mod tests {
         write("c/memory.current", "8200\n");
         write("c/memory.stat", "anon 8000\ninactive_file 50\nactive_file 200\n");
         write("memory.max", "max\n");
-        let v2 = cgroups_below("0::/c\n", &root);
+        let v2 = limited(&parse("0::/c\n", &root, "memory"));
         assert_eq!(v2.iter().map(MemoryCgroup::left_bytes).collect::<Vec<_>>(), [50]);
         // Not mounted, or relative to a namespace's root.
-        assert_eq!(cgroups_below("0::/elsewhere\n", &root), []);
-        assert_eq!(cgroups_below("0::/../c\n", &root), []);
+        assert_eq!(limited(&parse("0::/elsewhere\n", &root, "memory")), []);
+        assert_eq!(limited(&parse("0::/../c\n", &root, "memory")), []);
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

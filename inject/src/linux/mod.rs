@@ -3,6 +3,7 @@
 pub mod abandoned;
 pub mod borrow;
 mod candidates;
+pub mod cgroups;
 pub mod facts;
 mod fault;
 pub mod gadgets;

@@ -28,6 +28,7 @@ pub enum Obstacle {
     NotThisArchitecture,
     ShadowStack,
     Uninterruptible,
+    Frozen,
     Vforking,
     Seccomp(Filtered),
     Yama {
@@ -55,6 +56,10 @@ pub enum Obstacle {
     },
 }
 
+/// Of a process that is stopped by its cgroup.
+pub const FROZEN: &str = "its cgroup is frozen: none of its threads can make a step";
+pub const FROZEN_FIX: &str = "thaw it first: docker unpause, podman unpause or systemctl thaw";
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -70,6 +75,7 @@ impl fmt::Display for Obstacle {
                 f.write_str("it runs with a user shadow stack, which borrowing a thread would violate")
             }
             Self::Uninterruptible => f.write_str("all of its threads sleep uninterruptibly (D state)"),
+            Self::Frozen => f.write_str(FROZEN),
             Self::Vforking => {
                 f.write_str("it waits for a child (vfork, posix_spawn) that has not executed its program yet")
             }
@@ -126,6 +132,7 @@ impl Obstacle {
             Self::NotThisArchitecture => one("use a memray built for its architecture"),
             Self::ShadowStack => one("start it without: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"),
             Self::Uninterruptible => one("try again when its disk or network file system answers"),
+            Self::Frozen => one(FROZEN_FIX),
             Self::Vforking => one("try again when that child has done so, or has ended"),
             Self::Seccomp(Filtered::Strict) => one(Filtered::Strict.fix()),
             Self::Seccomp(filtered) => {

@@ -5,7 +5,15 @@ use super::fault::{self, Call};
 use super::x86_64::registers::Registers;
 use crate::error::Error;
 use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction};
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::time::ClockId;
+use nix::unistd::gettid;
 use std::time::{Duration, Instant};
+
+/// How long a thread may be held. It takes microseconds; where the kernel keeps it for this long, waiting longer helps
+/// nobody: it restores itself once it goes on.
+pub const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// Largest register set that is read: the xsave area with AMX tiles is 11 KiB.
 const REGSET_BYTES_MAX: usize = 64 << 10;
@@ -26,6 +34,33 @@ pub struct Seized {
     /// Whether the thread is in a stop, so that it can be detached.
     is_stopped: bool,
     suspends_seccomp: bool,
+    /// When to give up waiting for it. Whoever waits needs an [`Alarm`].
+    deadline: Instant,
+}
+
+/// Interrupts what the calling thread waits for, again and again, from some time on.
+pub struct Alarm(#[expect(dead_code, reason = "it ends when it is dropped")] Timer);
+
+impl Alarm {
+    const SIGNAL: Signal = Signal::SIGALRM;
+
+    pub fn after(time: Duration) -> nix::Result<Self> {
+        extern "C" fn interrupt(_: i32) {}
+        // Without SA_RESTART: the wait is to fail. Nobody else in this program uses the signal.
+        let action = SigAction::new(SigHandler::Handler(interrupt), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler does nothing, which is safe at any moment.
+        unsafe { sigaction(Self::SIGNAL, &action)? };
+        let event = SigEvent::new(SigevNotify::SigevThreadId {
+            signal: Self::SIGNAL,
+            thread_id: gettid().as_raw(),
+            si_value: 0,
+        });
+        let mut timer = Timer::new(ClockId::CLOCK_MONOTONIC, event)?;
+        // Again, should it come between a look at the clock and the next wait.
+        let times = Expiration::IntervalDelayed(time.into(), Duration::from_millis(100).into());
+        timer.set(times, TimerSetTimeFlags::empty())?;
+        Ok(Self(timer))
+    }
 }
 
 /// `struct ptrace_rseq_configuration`.
@@ -61,6 +96,7 @@ impl Seized {
             tid,
             is_stopped: false,
             suspends_seccomp: suspend_seccomp,
+            deadline: Instant::now() + HOLD_MAX,
         })
     }
 
@@ -220,6 +256,9 @@ impl Seized {
         loop {
             if let Some(stop) = self.wait(0)? {
                 return Ok(stop);
+            }
+            if Instant::now() >= self.deadline {
+                return Err(Error::Held { tid: self.tid });
             }
         }
     }
