@@ -17,7 +17,6 @@ use inject::{BorrowError, BorrowOptions, Facts, Mapping, Module, Passage, Proces
 use std::thread::JoinHandle;
 use wire::Hook;
 use wire::config::PythonLayout;
-use wire::landing::JOURNAL_ENTRIES_MAX;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -223,9 +222,6 @@ impl Examination {
         };
         hooks.require_allocator()?;
         let slots_count = hooks.slots_count();
-        if slots_count > JOURNAL_ENTRIES_MAX {
-            return Err(Error::TooManySlots(slots_count));
-        }
         let modules_count = hooks.modules().len();
         let allocator = hooks.real(Hook::Malloc).and_then(|address| hooks.holder(address));
         let allocator = allocator.map_or(String::new(), |module| format!("; malloc is that of {}", module.path));
@@ -254,9 +250,8 @@ impl Examination {
             ..Need::full(&image, hooks.modules().len(), ring_source)
         };
         let limits = inject::limits(process.pid(), self.maps.len());
-        headroom::require(&limits, &need)?;
+        let mut seen = headroom::require(&limits, &need)?.into_iter();
         self.placement = Some((image, ring_source));
-        let mut seen = headroom::checks(&limits, &need).into_iter();
         let text = seen.next().map_or(String::new(), |memory| memory.seen);
         let others: Vec<&str> = seen.map(|check| check.name).collect();
         Ok(Some(Found {

@@ -72,11 +72,12 @@ impl Need {
     }
 }
 
-/// Refuses for the first limit that an attach would exceed.
-pub fn require(limits: &Limits, need: &Need) -> Result<(), Error> {
-    match checks(limits, need).into_iter().find_map(|check| check.shortage) {
+/// Every limit in turn; refuses for the first that an attach would exceed.
+pub fn require(limits: &Limits, need: &Need) -> Result<Vec<Check>, Error> {
+    let checks = checks(limits, need);
+    match checks.iter().find_map(|check| check.shortage.clone()) {
         Some(shortage) => Err(Error::NoRoom(shortage)),
-        None => Ok(()),
+        None => Ok(checks),
     }
 }
 
