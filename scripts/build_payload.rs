@@ -21,6 +21,10 @@ const CODE_FLAGS: &[&str] = &[
     "-Cdebug-assertions=no",
 ];
 
+/// For the image that walks native stacks, too: by them it finds the way out of its own frames. The other goes without,
+/// since the walk of Python's frames wants every register.
+const NATIVE_FLAGS: &[&str] = &["-Cforce-frame-pointers=yes"];
+
 /// No libc and no start-up files, nothing undefined, calls and statics bound inside; segments that never share a
 /// page; no RELRO, which a loader would protect by a call that the landing has no use for.
 const LINK_FLAGS: &[&str] = &[
@@ -71,14 +75,23 @@ fn main() {
             TARGETS.join(", ")
         ));
     }
-    let image = build(&payload, &target, &PathBuf::from(variable("OUT_DIR")).join("payload"));
+    let out = PathBuf::from(variable("OUT_DIR"));
+    let image = build(&payload, &target, &out.join("payload"), &[], &[]);
     println!("cargo:rustc-env=MEMRAY_PAYLOAD={}", image.display());
+    let image = build(
+        &payload,
+        &target,
+        &out.join("payload-native"),
+        &["--features", "native"],
+        NATIVE_FLAGS,
+    );
+    println!("cargo:rustc-env=MEMRAY_PAYLOAD_NATIVE={}", image.display());
     // For `memray -V`.
     println!("cargo:rustc-env=MEMRAY_TARGET={target}");
 }
 
 /// Runs the second cargo and gives the path of the finished image.
-fn build(payload: &Path, target: &str, target_dir: &Path) -> PathBuf {
+fn build(payload: &Path, target: &str, target_dir: &Path, features: &[&str], flags: &[&str]) -> PathBuf {
     let mut cargo = Command::new(variable("CARGO"));
     for (name, _) in env::vars_os() {
         let leaks =
@@ -96,10 +109,11 @@ fn build(payload: &Path, target: &str, target_dir: &Path) -> PathBuf {
     cargo.env("CARGO_INCREMENTAL", "0");
     cargo.args(["rustc", "--release", "--lib", "--target", target]);
     cargo.arg("--manifest-path").arg(payload.join("Cargo.toml"));
-    cargo.arg("--target-dir").arg(target_dir);
+    cargo.arg("--target-dir").arg(target_dir).args(features);
     cargo
         .arg("--")
         .args(CODE_FLAGS)
+        .args(flags)
         .arg(format!("-Clink-args={}", LINK_FLAGS.join(" ")));
     match cargo.status() {
         Ok(status) if status.success() => {}

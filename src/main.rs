@@ -10,6 +10,7 @@
 //! - [`cli`]: commands, flags, exit codes; the one match on the subcommand.
 //! - [`session`]: a window on a process, from preflight to detach, and repair after a crash.
 //! - [`python`]: CPython as data: where its structures lie, and the proof that they do.
+//! - [`unwind`]: the modules' unwind tables as the payload's unwinder wants them.
 //! - [`collect`]: drains the ring into the capture.
 //! - [`capture`]: the file format, its writer and its reader.
 //! - [`analyze`]: pure functions from records to tables; [`report`]: tables to text; [`ui`]: the terminal.
@@ -26,6 +27,7 @@ mod python;
 mod report;
 mod session;
 mod ui;
+mod unwind;
 
 fn main() -> std::process::ExitCode {
     cli::run()

@@ -23,6 +23,7 @@ pub use linux::abandoned::send_abandoned_threads_home;
 pub use linux::borrow::{BorrowError, BorrowOptions, Borrowed, Pause, with_borrowed_thread};
 pub use linux::cgroups::is_frozen;
 pub use linux::facts::{Facts, Topic, facts, yama_scope};
+pub use linux::frame_table::FrameTable;
 pub use linux::gadgets::can_make_calls;
 pub use linux::handle::Handle;
 pub use linux::host;

@@ -21,6 +21,8 @@
 //! - [`hooks`]: the allocation family; `modules`: the dlopen family; `arch`: the entries and everything that differs by CPU.
 //! - [`session`]: is anything live, and where is the region; `thread`: whose event is it, may it be recorded.
 //! - [`walk`], [`stack`], [`code`]: which Python stack is this; `sent`: does the tool know it already.
+//! - `callers`, `native`: which native stack. Two images are built of this, and these are only in the second, which is
+//!   placed where native stacks are asked for.
 //! - [`ring`]: the writing end. `models` runs it, the thread table and the re-attach against the tool's side under loom.
 #![cfg_attr(not(test), no_std)]
 // The models leave out what reads the tracee's own memory.
@@ -28,6 +30,8 @@
 
 #[macro_use]
 mod arch;
+#[cfg(all(any(feature = "native", test), not(loom)))]
+mod callers;
 mod code;
 #[cfg(not(loom))]
 mod hooks;
@@ -37,6 +41,8 @@ mod mix;
 mod models;
 #[cfg(not(loom))]
 mod modules;
+#[cfg(all(feature = "native", not(loom)))]
+mod native;
 mod ring;
 mod sent;
 mod session;

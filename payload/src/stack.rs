@@ -16,6 +16,7 @@ const FRAMES_PER_SLOT: u64 = 2;
 
 /// The stack id of an event of this thread, now. If the tool was not sent its definition before, it is sent now; should
 /// that fail, it is tried again at the next event with this stack.
+#[cfg(not(feature = "native"))]
 #[inline]
 pub fn id_here(thread: &Recording) -> u64 {
     if !thread.session.walks {
@@ -38,6 +39,56 @@ pub fn id_here(thread: &Recording) -> u64 {
         define(thread, id, innermost, frames);
     }
     id
+}
+
+#[cfg(feature = "native")]
+pub use crate::native::id_here;
+
+/// A Python stack that may have to be sent.
+#[cfg(feature = "native")]
+#[derive(Clone, Copy)]
+pub struct PythonStack {
+    pub id: u64,
+    innermost: u64,
+    /// 0 where the id needs no definition.
+    frames: u64,
+}
+
+#[cfg(feature = "native")]
+impl PythonStack {
+    /// That of this thread, now.
+    #[inline(always)]
+    pub fn here(thread: &Recording) -> Self {
+        let without = |id| PythonStack {
+            id,
+            innermost: 0,
+            frames: 0,
+        };
+        if !thread.session.walks {
+            return without(STACK_EMPTY);
+        }
+        let layout = &thread.session.config.python;
+        // SAFETY: the tool sets `enabled` only with a layout that it proved; the thread pointer is this thread's own.
+        let innermost = match unsafe { innermost(layout, thread.thread_pointer) } {
+            Start::Empty => return without(STACK_EMPTY),
+            Start::Unsafe => return without(STACK_UNKNOWN),
+            Start::Frame(frame) => frame,
+        };
+        match identify(layout, innermost) {
+            None => without(STACK_UNKNOWN),
+            Some((_, 0)) => without(STACK_EMPTY),
+            Some((id, frames)) => PythonStack { id, innermost, frames },
+        }
+    }
+
+    /// Sees to it that the tool has the definition. False: it was tried in vain.
+    pub fn send(self, thread: &Recording) -> bool {
+        let sent = thread.session.sent_stacks();
+        if self.frames != 0 && !sent.contains(self.id) {
+            define(thread, self.id, self.innermost, self.frames);
+        }
+        self.frames == 0 || sent.contains(self.id)
+    }
 }
 
 /// First walk: the id of the stack and the number of its frames.

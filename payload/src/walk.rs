@@ -18,6 +18,8 @@
 //! | `ob_type` of what a frame calls its code | [`Walk`] | an object that the frame holds; nothing else of it is read unless the type is the code type |
 //! | code object: names, first line, version, line table | [`crate::code`] | held by its frame |
 //! | str: state, length, characters; bytes: size, content | [`crate::code`] | held by the code object; only compact strings, whose characters follow the header |
+//! | `struct pthread`, start and size of the thread's stack | [`crate::callers`] | libc's thread descriptor; the tool proved the offset |
+//! | return addresses and saved RBPs on the stack | [`crate::callers`] | between a stack pointer in use and an end that is known to belong to the same mapping |
 //! | the eight bytes before the end of a short line table | [`crate::code`] | a bytes object's header precedes its content |
 //! | the chunk header before a block (glibc) | [`crate::hooks`] | glibc's free and realloc read it themselves |
 //! | `*memptr` of posix_memalign | [`crate::hooks`] | the real function has just written it |

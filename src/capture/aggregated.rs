@@ -67,6 +67,7 @@ impl AggregatedWriter {
             header: Header {
                 file_format: FileFormat::AggregatedAllocations,
                 allocations_count: 0,
+                native_traces: false,
                 ..header
             },
             stacks: StackTable::new(),
@@ -91,6 +92,11 @@ impl AggregatedWriter {
     /// As [`super::Writer::define_stack`].
     pub fn define_stack(&mut self, stack: u32, frames_root_to_leaf: &[Frame]) {
         self.stacks.define(stack, frames_root_to_leaf);
+    }
+
+    /// Gives a stack the frames of another.
+    pub fn define_alias(&mut self, stack: u32, other: u32) {
+        self.stacks.alias(stack, other);
     }
 
     /// Names a thread; the last name counts.

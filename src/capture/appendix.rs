@@ -50,6 +50,8 @@ pub struct Appendix {
     pub tool: String,
     /// Address space that stays in the target.
     pub left_over_bytes: u64,
+    /// Different native stacks whose outermost frame was not reached.
+    pub native_stacks_cut: u64,
     /// Qualified names of code objects, by code id.
     pub qualnames: Option<BTreeMap<u64, String>>,
 }

@@ -39,7 +39,7 @@ pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
 pub use reader::{Event, Held, Reader, StackIndex};
 pub use record::{AggregatedAllocation, RawRecord};
 pub use records::RawReader;
-pub use writer::{Writer, WriterOptions};
+pub use writer::{ModuleSegments, Writer, WriterOptions};
 
 #[cfg(test)]
 mod tests;

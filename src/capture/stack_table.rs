@@ -48,6 +48,18 @@ impl StackTable {
         self.nodes[index] = node;
     }
 
+    /// Gives the stack number `stack` the frames of another.
+    pub fn alias(&mut self, stack: u32, other: u32) {
+        let (index, node) = (stack as usize, self.node(other));
+        if index == 0 || index >= STACKS_MAX {
+            return;
+        }
+        if self.nodes.len() <= index {
+            self.nodes.resize(index + 1, ROOT);
+        }
+        self.nodes[index] = node;
+    }
+
     /// Its node; the root's for one that was not defined.
     #[inline]
     pub fn node(&self, stack: u32) -> u32 {

@@ -25,9 +25,9 @@ use super::{
 /// The first version whose line tables are not `co_lnotab`.
 const PYTHON_3_10: u32 = 0x030a_0000;
 
-/// Longest record but for code objects and thread names: a token, an allocator, no native frame and two
-/// integers, with a context switch before it.
-const SMALL_RECORD_BYTES_MAX: usize = 3 + 2 * VARINT_BYTES_MAX + 9;
+/// Longest record but for code objects and names: a token, an allocator, and three integers, with a context switch
+/// before it.
+const SMALL_RECORD_BYTES_MAX: usize = 3 + 3 * VARINT_BYTES_MAX + 9;
 
 /// Stack numbers from here on are taken for the empty stack; they would not be dense.
 const STACKS_MAX: usize = 1 << 28;
@@ -51,6 +51,11 @@ pub struct Writer {
     tree: FrameTree,
     /// Stack number to node.
     stacks: Vec<u32>,
+    /// Stack number to native frame; shorter where the rest have none.
+    natives: Vec<u32>,
+    native_frames_count: u64,
+    last_ip: u64,
+    last_native: u64,
     /// The stack that was defined last, as nodes from the root: the next one mostly shares a prefix.
     defined: Vec<u32>,
     /// Nodes to push, leaf first; kept for its capacity.
@@ -65,6 +70,16 @@ pub struct Writer {
     /// Allocation records that were encoded, and those that are in whole blocks.
     allocations_count: u64,
     allocations_in_blocks: u64,
+}
+
+/// A loaded module.
+#[derive(Clone, Debug)]
+pub struct ModuleSegments {
+    pub filename: String,
+    /// What is added to an address in its file.
+    pub address: u64,
+    /// Address in the file and bytes in memory of each.
+    pub segments: Vec<(u64, u64)>,
 }
 
 struct Thread {
@@ -94,6 +109,10 @@ impl Writer {
             sink,
             tree: FrameTree::new(),
             stacks: vec![ROOT],
+            natives: Vec::new(),
+            native_frames_count: 0,
+            last_ip: 0,
+            last_native: 0,
             defined: Vec::new(),
             pushes: Vec::new(),
             threads: Vec::new(),
@@ -143,6 +162,57 @@ impl Writer {
         self.stacks[index] = node;
     }
 
+    /// Gives a stack the Python frames of another and a native frame, the innermost.
+    pub fn define_pair(&mut self, stack: u32, python_stack: u32, native_frame: u32) {
+        let index = stack as usize;
+        if index == 0 || index >= STACKS_MAX {
+            return;
+        }
+        if self.stacks.len() <= index {
+            self.stacks.resize(index + 1, ROOT);
+        }
+        if self.natives.len() <= index {
+            self.natives.resize(index + 1, 0);
+        }
+        self.stacks[index] = self.stacks.get(python_stack as usize).copied().unwrap_or(ROOT);
+        self.natives[index] = native_frame;
+    }
+
+    /// A native frame, called by the one with the number `parent` (0: by none): the address to which its callee
+    /// returns. Gives its number.
+    pub fn native_frame(&mut self, ip: u64, parent: u32) -> u32 {
+        self.make_room(SMALL_RECORD_BYTES_MAX);
+        let out = self.sink.buffer();
+        out.push(token::NATIVE_FRAME);
+        put(out, zigzag(ip.wrapping_sub(self.last_ip) as i64));
+        put(out, zigzag(u64::from(parent).wrapping_sub(self.last_native) as i64));
+        self.last_ip = ip;
+        self.last_native = parent.into();
+        self.native_frames_count += 1;
+        self.native_frames_count as u32
+    }
+
+    /// Where modules lie from here on.
+    pub fn memory_map(&mut self, modules: &[ModuleSegments]) {
+        self.make_room(SMALL_RECORD_BYTES_MAX);
+        self.sink.buffer().push(token::MEMORY_MAP_START);
+        for module in modules {
+            self.make_room(module.filename.len() + SMALL_RECORD_BYTES_MAX);
+            let out = self.sink.buffer();
+            out.push(token::SEGMENT_HEADER);
+            put_cstr(out, &module.filename);
+            put(out, module.segments.len() as u64);
+            out.extend_from_slice(&module.address.to_le_bytes());
+            for (vaddr, bytes) in &module.segments {
+                self.make_room(SMALL_RECORD_BYTES_MAX);
+                let out = self.sink.buffer();
+                out.push(token::SEGMENT);
+                out.extend_from_slice(&vaddr.to_le_bytes());
+                put(out, *bytes);
+            }
+        }
+    }
+
     /// Names a thread; the last name counts.
     pub fn thread_name(&mut self, tid: u64, name: &str) {
         self.make_room(name.len() + SMALL_RECORD_BYTES_MAX);
@@ -166,7 +236,8 @@ impl Writer {
             self.change_stack(node);
         }
         self.put_address(address, allocator);
-        self.put_native_frame();
+        let native = self.natives.get(stack as usize).copied().unwrap_or(0);
+        self.put_native_frame(native.into());
         put(self.sink.buffer(), size);
     }
 
@@ -190,7 +261,7 @@ impl Writer {
         self.make_room(SMALL_RECORD_BYTES_MAX);
         self.switch_to(tid);
         self.put_address(address, Allocator::Munmap);
-        self.put_native_frame();
+        self.put_native_frame(0);
         put(self.sink.buffer(), length);
     }
 
@@ -329,11 +400,13 @@ impl Writer {
         }
     }
 
-    /// No native stack: the difference to the last one, which was none either.
+    /// The difference to the last one.
     #[inline]
-    fn put_native_frame(&mut self) {
+    fn put_native_frame(&mut self, native_frame: u64) {
         if self.header.native_traces {
-            put(self.sink.buffer(), 0);
+            let delta = native_frame.wrapping_sub(self.last_native);
+            self.last_native = native_frame;
+            put(self.sink.buffer(), zigzag(delta as i64));
         }
     }
 }

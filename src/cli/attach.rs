@@ -42,6 +42,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
             max_size_bytes: args.max_size,
             keep_free_bytes: args.keep_free,
         },
+        native: args.native,
     };
     let mut session = Session::start(&options).map_err(failed)?;
     for note_text in session.notes() {

@@ -51,6 +51,11 @@ impl Aggregator {
         self.writer.define_stack(stack, frames_root_to_leaf);
     }
 
+    /// Places have no native frames.
+    pub fn define_pair(&mut self, stack: u32, python_stack: u32, _native_frame: u32) {
+        self.writer.define_alias(stack, python_stack);
+    }
+
     pub fn thread_name(&mut self, tid: u64, name: &str) {
         self.writer.thread_name(tid, name);
     }

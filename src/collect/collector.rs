@@ -1,6 +1,7 @@
 //! From ring records to the capture: numbers threads, follows what lives, counts what was lost.
 
 use super::definitions::{Assembly, Defined, Definitions};
+use super::native_stacks::{NO_FRAME, NativeStacks};
 use super::ranges::{Range, Ranges};
 use super::recorder::Recorder;
 use super::ring::{Next, RawRecord, RingReader};
@@ -76,6 +77,7 @@ pub struct Collector {
     recorder: Recorder,
     names: Box<dyn ThreadNames>,
     definitions: Definitions,
+    native: NativeStacks,
     assembly: Option<Assembly>,
     /// Indexed like the tracee's thread table; number 0 stands for an entry not heard of yet.
     threads: Vec<Thread>,
@@ -116,6 +118,7 @@ impl Collector {
             recorder,
             names,
             definitions: Definitions::default(),
+            native: NativeStacks::default(),
             assembly: None,
             threads: std::iter::repeat_with(Thread::default).take(THREAD_ENTRIES).collect(),
             threads_count: MAIN_THREAD,
@@ -135,7 +138,8 @@ impl Collector {
             Recorder::Stream(_) => LIVE_MAX,
             Recorder::Aggregate(_) => LIVE_MAX / 2,
         };
-        self.live.len() + self.ranges.len() >= live_max || self.definitions.count() >= DEFINITIONS_MAX
+        let definitions_count = self.definitions.count() + self.native.count();
+        self.live.len() + self.ranges.len() >= live_max || definitions_count >= DEFINITIONS_MAX
     }
 
     pub fn counters(&self) -> Counters {
@@ -144,6 +148,11 @@ impl Collector {
 
     pub fn reader(&self) -> &RingReader {
         &self.reader
+    }
+
+    /// See [`NativeStacks::begin_epoch`].
+    pub fn begin_native_epoch(&mut self) {
+        self.native.begin_epoch();
     }
 
     pub fn recorder(&mut self) -> &mut Recorder {
@@ -267,7 +276,13 @@ impl Collector {
                     self.new_thread(index, tid);
                 }
             }
-            Kind::Stack | Kind::Code => {
+            Kind::StackPair => {
+                if let Some((number, python)) = self.definitions.define_pair(first, second) {
+                    let native = self.native.leaf(third).unwrap_or(NO_FRAME);
+                    self.recorder.define_pair(number, python, native);
+                }
+            }
+            Kind::Stack | Kind::Code | Kind::NativeStack => {
                 self.assembly = Assembly::start(kind, record.body);
                 if self.assembly.is_none() {
                     self.counters.corrupt += 1;
@@ -286,6 +301,14 @@ impl Collector {
     }
 
     fn define(&mut self, assembly: &Assembly) {
+        if assembly.kind == Kind::NativeStack {
+            let recorder = &mut self.recorder;
+            let defined = self.native.define(assembly.head, assembly.bytes(), |ip, parent| {
+                recorder.native_frame(ip, parent)
+            });
+            self.counters.corrupt += u64::from(!defined);
+            return;
+        }
         match self.definitions.define(assembly) {
             Defined::Code(number, code) => {
                 self.recorder

@@ -6,8 +6,8 @@
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 use wire::ring::{
-    CodeHead, FRAME_BYTES, FRAME_ENTRY, FRAME_OFFSET_BIAS, Kind, RECORD_SLOTS_MAX, STACK_EMPTY, STACK_UNKNOWN,
-    slots_for,
+    CodeHead, FRAME_BYTES, FRAME_ENTRY, FRAME_OFFSET_BIAS, Kind, NATIVE_FRAME_BYTES, RECORD_SLOTS_MAX, STACK_EMPTY,
+    STACK_UNKNOWN, slots_for,
 };
 
 /// Deepest stack that is believed; the payload stops at the same bound.
@@ -54,6 +54,7 @@ impl Assembly {
         let wanted_bytes = match kind {
             Kind::Stack => usize::try_from(head[1] >> 32).ok()?.checked_mul(FRAME_BYTES)?,
             Kind::Code => usize::try_from(head[1]).ok()?,
+            Kind::NativeStack => usize::try_from(head[1] >> 32).ok()?.checked_mul(NATIVE_FRAME_BYTES)?,
             _ => return None,
         };
         (wanted_bytes > 0 && slots_for(wanted_bytes) <= RECORD_SLOTS_MAX).then(|| Self {
@@ -126,6 +127,18 @@ impl Definitions {
     /// Code objects whose qualified name says more than their name: (dense number, qualified name).
     pub fn qualnames(&self) -> &[(u64, String)] {
         &self.code_qualnames
+    }
+
+    /// Gives the stack `id` a dense number of its own; with it comes that of the Python stack that it has. `None` where
+    /// it has one already.
+    pub fn define_pair(&mut self, id: u64, python: u64) -> Option<(u32, u32)> {
+        if self.stacks.contains_key(&id) || id <= STACK_UNKNOWN {
+            return None;
+        }
+        let python = self.stack(python).unwrap_or(0);
+        self.stacks_count += 1;
+        self.stacks.insert(id, self.stacks_count);
+        Some((self.stacks_count, python))
     }
 
     /// How many different stacks and code objects are known.

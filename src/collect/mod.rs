@@ -14,6 +14,8 @@ mod collector_tests;
 mod definitions;
 #[cfg(test)]
 mod hostile_tests;
+mod native_stacks;
+mod native_tables;
 mod ranges;
 mod recorder;
 mod region;
@@ -24,6 +26,7 @@ mod ticks;
 
 pub use aggregator::Aggregator;
 pub use collector::{Collector, MAIN_THREAD, ThreadNames};
+pub use native_tables::{IndexedModule, NativeTables, RowsPlace};
 pub use recorder::Recorder;
 pub use region::Region;
 pub use ring::RingReader;

@@ -1,7 +1,7 @@
 //! What a collector feeds: a capture of all allocations, or what each place holds.
 
 use super::aggregator::Aggregator;
-use crate::capture::{Frame, WriteError, Writer};
+use crate::capture::{Frame, ModuleSegments, WriteError, Writer};
 use wire::Allocator;
 
 /// The kind of capture that is being made.
@@ -29,6 +29,27 @@ impl Recorder {
 
     pub fn define_stack(&mut self, stack: u32, frames_root_to_leaf: &[Frame]) {
         either!(self, it => it.define_stack(stack, frames_root_to_leaf));
+    }
+
+    /// As [`Writer::define_pair`].
+    pub fn define_pair(&mut self, stack: u32, python_stack: u32, native_frame: u32) {
+        either!(self, it => it.define_pair(stack, python_stack, native_frame));
+    }
+
+    /// As [`Writer::native_frame`].
+    pub fn native_frame(&mut self, ip: u64, parent: u32) -> u32 {
+        match self {
+            Self::Stream(writer) => writer.native_frame(ip, parent),
+            Self::Aggregate(_) => 0,
+        }
+    }
+
+    /// As [`Writer::memory_map`].
+    pub fn memory_map(&mut self, modules: &[ModuleSegments]) {
+        match self {
+            Self::Stream(writer) => writer.memory_map(modules),
+            Self::Aggregate(_) => {}
+        }
     }
 
     pub fn thread_name(&mut self, tid: u64, name: &str) {

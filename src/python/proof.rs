@@ -32,6 +32,8 @@ pub struct Proof {
     pub threads: Vec<PythonThread>,
     /// The kernel's id of Python's main thread, as the tracee sees it.
     pub main_tid: u32,
+    /// Thread pointers of the threads that have a thread state.
+    pub thread_pointers: Vec<u64>,
 }
 
 /// A thread that has a `PyThreadState`.
@@ -116,6 +118,7 @@ fn attempt(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &HashS
     Ok(Proof {
         layout: wire_layout(runtime, recipe, code_type),
         tid_offset,
+        thread_pointers: list.iter().map(|thread| thread.thread_pointer).collect(),
         #[cfg(test)]
         threads: list,
         main_tid,

@@ -20,8 +20,8 @@ use wire::config::PythonLayout;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To go on to a window: marks of a dead session are repaired on the way.
-    Attach,
+    /// To go on to a window, perhaps with native stacks: marks of a dead session are repaired on the way.
+    Attach { native: bool },
     /// To tell: nothing is changed.
     Look,
 }
@@ -39,6 +39,7 @@ pub struct Examination {
     runtime: Option<Result<python::Runtime, FindError>>,
     placement: Option<(Image, RingSource)>,
     frames: Option<(PythonLayout, u32, u32)>,
+    thread_pointers: Vec<u64>,
     notes: Vec<String>,
 }
 
@@ -57,6 +58,7 @@ impl Examination {
             runtime: None,
             placement: None,
             frames: None,
+            thread_pointers: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -105,7 +107,7 @@ impl Examination {
         }
         let pid = self.facts.pid;
         let process = match self.purpose {
-            Purpose::Attach => Process::open(pid)?,
+            Purpose::Attach { .. } => Process::open(pid)?,
             // In which nothing can be written by mistake.
             Purpose::Look => Process::open_to_look(pid)?,
         };
@@ -160,7 +162,7 @@ impl Examination {
         let Some(process) = &self.process else { return Ok(None) };
         let pid = process.pid();
         let mut found = Found::new("none");
-        if self.purpose == Purpose::Attach {
+        if self.purpose != Purpose::Look {
             self.lock = Some(AttachLock::take(process, self.facts.inner_pid())?);
             // Not before: another memray may have come and gone while this one waited.
             self.maps = process.maps()?;
@@ -239,11 +241,14 @@ impl Examination {
         let (Some(process), Some(hooks), Some(Ok(_))) = (&self.process, &self.hooks, &self.runtime) else {
             return Ok(None);
         };
-        let image =
-            payload::image().map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
+        let image = match self.purpose {
+            Purpose::Attach { native: true } => payload::native_image(),
+            _ => payload::image(),
+        };
+        let image = image.map_err(|error| Error::Internal(format!("the embedded payload is damaged: {error}")))?;
         let ring_source = RingSource::choose(process);
         let existing = Landing::of_image(process, &self.landings, image.digest, hooks.reals());
-        let (landing_bytes, reservation_bytes) = missing_bytes(existing.as_ref(), &self.maps, &image);
+        let (landing_bytes, reservation_bytes) = missing_bytes(existing.as_ref(), &self.maps, &image, 0);
         let need = Need {
             landing_bytes,
             reservation_bytes,
@@ -272,6 +277,7 @@ impl Examination {
         match python::prove(&TargetMemory::new(process), runtime, self.facts.inner_pid(), &tids) {
             Ok(proof) => {
                 self.frames = Some((proof.layout, proof.tid_offset, proof.main_tid));
+                self.thread_pointers = proof.thread_pointers;
                 Ok(Found::new("proven by walking every Python thread from outside"))
             }
             Err(error) => {
@@ -312,6 +318,7 @@ impl Examination {
             layout,
             tid_offset,
             main_tid,
+            thread_pointers: self.thread_pointers,
             notes: self.notes,
         })
     }

@@ -4,7 +4,8 @@ use super::Session;
 use super::checkpoint::{Checkpoint, Kept};
 use super::error::Error;
 use super::guardian::Guardian;
-use super::place::{RESERVATION_BYTES, withdraw};
+use super::native::Native;
+use super::place::withdraw;
 use super::repair::{self, restore_slots};
 use super::sampler::now_ms;
 use super::target;
@@ -15,9 +16,7 @@ use crate::report::TargetEnd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use wire::landing::{FLAG_CLOSING, FLAG_OFF};
-use wire::region::region_bytes;
-use wire::ring::RING_SLOTS;
+use wire::landing::{FLAG_CLOSING, FLAG_OFF, JOURNAL_BYTES};
 
 /// A thread that saw the flag on gets this long to finish its record.
 const IN_FLIGHT_MIN: Duration = Duration::from_millis(1);
@@ -68,11 +67,14 @@ impl Session {
             self.samples.push_last(sample);
         }
         let losses = self.collector.losses();
+        if let Some(native) = &mut self.native {
+            native.note_cut_stacks();
+        }
         self.free_region();
         let mut left_over_bytes = 0;
         if is_there {
             put_back = put_back.and_then(|()| self.give_back());
-            left_over_bytes = self.landing.header.landing_bytes + RESERVATION_BYTES;
+            left_over_bytes = self.landing.header.landing_bytes + self.landing.header.reservation_bytes;
         }
         let target_end = match end {
             End::TargetExecuted => Some(TargetEnd::Executed),
@@ -83,6 +85,7 @@ impl Session {
             (Some(before), Some(after)) => after.saturating_sub(before),
             _ => 0,
         };
+        self.warnings.extend(self.native.as_ref().and_then(Native::warning));
         let mut appendix = self.appendix(losses, target_end, left_over_bytes);
         appendix.window_end = end.condition();
         let closed = close(self.collector.into_recorder(), self.checkpoint.as_mut(), &appendix);
@@ -162,7 +165,8 @@ impl Session {
     /// no rights are needed for this. A late writer faults in a page of zeros.
     fn free_region(&mut self) {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        if let Err(errno) = fallocate(&self.ring_memory, flags, 0, region_bytes(RING_SLOTS) as i64) {
+        let bytes = self.landing.header.reservation_bytes - JOURNAL_BYTES;
+        if let Err(errno) = fallocate(&self.ring_memory, flags, 0, bytes as i64) {
             self.warn(format!("the ring's memory stays with children of the target: {errno}"));
         }
     }
@@ -209,6 +213,7 @@ impl Session {
             target_end: target_end.map(|end| end.to_string()),
             tool: format!("memray {}", env!("CARGO_PKG_VERSION")),
             left_over_bytes,
+            native_stacks_cut: self.native.as_ref().map_or(0, Native::cut_stacks),
             qualnames: Some(self.collector.qualnames().iter().cloned().collect()),
             ..Appendix::default()
         }

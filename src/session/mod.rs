@@ -2,6 +2,7 @@
 //!
 //! - [`preflight`]: everything that can refuse, in named checks ([`examine`]) that doctor makes, too.
 //! - [`start`]: the one stop ([`place`]), the slots ([`hooking`]), the flag.
+//! - [`native`]: what native stacks need: unwind tables, and the modules' places in the capture.
 //! - [`window`]: drain, sample, hook what is loaded, until something ends it.
 //! - [`checkpoint`]: an aggregated capture, replaced as a whole. [`limits`]: when a window ends by itself.
 //! - [`finish`]: flag off, drained, slots back, memory withdrawn, capture closed, mark taken away.
@@ -23,6 +24,7 @@ mod journal;
 mod landing;
 mod limits;
 mod lock;
+mod native;
 mod output;
 mod payload;
 mod place;
@@ -57,6 +59,7 @@ use hooking::Hooks;
 use inject::{BorrowOptions, Passage, Process};
 use landing::Landing;
 use limits::Disk;
+use native::Native;
 use ring_memory::RingSource;
 use sampler::{Sampler, now_ms};
 use std::fs::File;
@@ -74,6 +77,8 @@ pub struct Session {
     ring_source: RingSource,
     passage: Passage,
     collector: Collector,
+    /// Native stacks are walked.
+    native: Option<Native>,
     guardian: Option<Guardian>,
     /// Where there is a place for it.
     control: Option<ControlFile>,

@@ -23,6 +23,9 @@ mod promises;
 /// beside it, because a tool that is copied to a machine in trouble is one file.
 pub const IMAGE: &[u8] = include_bytes!(env!("MEMRAY_PAYLOAD"));
 
+/// The same with the walk of native stacks in it.
+pub const NATIVE_IMAGE: &[u8] = include_bytes!(env!("MEMRAY_PAYLOAD_NATIVE"));
+
 /// Longest span that is accepted, in bytes; with the header's page the landing stays within 64 KiB.
 pub const SPAN_BYTES_MAX: u64 = 15 * PAGE_BYTES;
 
@@ -104,6 +107,11 @@ impl std::error::Error for ImageError {}
 /// The embedded payload.
 pub fn image() -> Result<Image, ImageError> {
     Image::parse(IMAGE)
+}
+
+/// The embedded payload that walks native stacks, too.
+pub fn native_image() -> Result<Image, ImageError> {
+    Image::parse(NATIVE_IMAGE)
 }
 
 impl Image {

@@ -26,7 +26,7 @@ const READ_EXECUTE: u64 = (libc::PROT_READ | libc::PROT_EXEC) as u64;
 /// behind it, such as an arena of malloc's, without a system call more in the stop.
 const TAIL_BYTES: u64 = PAGE_BYTES;
 
-/// Address space of a reservation: the journal, the region and the tail.
+/// Address space of a reservation without native stacks: the journal, the region and the tail.
 pub const RESERVATION_BYTES: u64 = JOURNAL_BYTES + region_bytes(RING_SLOTS) + TAIL_BYTES;
 
 /// What the target holds after the stop.
@@ -42,12 +42,21 @@ pub struct Placed {
 }
 
 /// What an attach to this process would map anew: bytes of landing and of reservation.
-pub fn missing_bytes(existing: Option<&Landing>, maps: &[Mapping], image: &Image) -> (u64, u64) {
+pub fn missing_bytes(existing: Option<&Landing>, maps: &[Mapping], image: &Image, native_bytes: u64) -> (u64, u64) {
+    let reservation_bytes = RESERVATION_BYTES + native_bytes;
     match existing {
-        None => (PAGE_BYTES + image.span_bytes, RESERVATION_BYTES),
-        Some(landing) if is_reusable(landing, maps) => (0, 0),
-        Some(_) => (0, RESERVATION_BYTES),
+        None => (PAGE_BYTES + image.span_bytes, reservation_bytes),
+        Some(landing) if is_reusable(landing, maps, reservation_bytes) => (0, 0),
+        Some(_) => (0, reservation_bytes),
     }
+}
+
+/// The memory that tool and target are to share.
+#[derive(Clone, Copy)]
+pub struct Shared {
+    pub source: RingSource,
+    /// What follows the region in it: the tables for native stacks.
+    pub native_bytes: u64,
 }
 
 /// Maps what is missing, or nothing. `existing` is a landing whose image is ours.
@@ -56,13 +65,15 @@ pub fn place(
     maps: &[Mapping],
     existing: Option<Landing>,
     image: &Image,
-    source: RingSource,
+    shared: Shared,
     mark: SessionMark,
     options: &BorrowOptions,
 ) -> Result<Placed, Error> {
-    let ring_bytes = region_bytes(RING_SLOTS);
+    let ring_bytes = region_bytes(RING_SLOTS) + shared.native_bytes;
+    let reservation_bytes = RESERVATION_BYTES + shared.native_bytes;
+    let source = shared.source;
     let mapper = Mapper::for_process(process);
-    let is_reusable = existing.is_some_and(|landing| is_reusable(&landing, maps));
+    let is_reusable = existing.is_some_and(|landing| is_reusable(&landing, maps, reservation_bytes));
     let is_new = existing.is_none();
     let mut existing = existing;
     if let Some(landing) = &mut existing {
@@ -78,16 +89,16 @@ pub fn place(
             let mut landing = match existing {
                 Some(landing) => landing,
                 None => {
-                    let together_bytes = if is_reserved { RESERVATION_BYTES } else { 0 };
+                    let together_bytes = if is_reserved { reservation_bytes } else { 0 };
                     map_landing(process, thread, image, together_bytes, mark, &mut made)?
                 }
             };
             if !is_reserved {
-                let journal = mapper.map(thread, RESERVATION_BYTES, PRIVATE | RESERVED, -1)?;
-                made.ranges.push((journal, RESERVATION_BYTES));
+                let journal = mapper.map(thread, reservation_bytes, PRIVATE | RESERVED, -1)?;
+                made.ranges.push((journal, reservation_bytes));
                 thread.mprotect(RemoteAddr(journal + JOURNAL_BYTES + ring_bytes), TAIL_BYTES, READ)?;
                 // Known before the region is mapped there: a repair withdraws what the header names.
-                landing.set_reservation(process, journal, RESERVATION_BYTES)?;
+                landing.set_reservation(process, journal, reservation_bytes)?;
             }
             let region = landing.header.journal + JOURNAL_BYTES;
             let name = RemoteAddr(landing.base + RING_NAME_OFFSET);
@@ -300,7 +311,7 @@ pub fn write_image(process: &Process, image: &Image, landing: &Landing) -> Resul
 }
 
 /// Whether the old reservation is still there as it was left and no late writer can be inside.
-fn is_reusable(landing: &Landing, maps: &[Mapping]) -> bool {
+fn is_reusable(landing: &Landing, maps: &[Mapping], wanted_bytes: u64) -> bool {
     let header = &landing.header;
     let start = header.journal;
     let Some(end) = start.checked_add(header.reservation_bytes) else {
@@ -319,5 +330,5 @@ fn is_reusable(landing: &Landing, maps: &[Mapping]) -> bool {
         }
         covered = map.end;
     }
-    start != 0 && header.reservation_tainted == 0 && header.reservation_bytes == RESERVATION_BYTES && covered >= end
+    start != 0 && header.reservation_tainted == 0 && header.reservation_bytes >= wanted_bytes && covered >= end
 }

@@ -123,19 +123,21 @@ pub struct Survey {
     pub tid_offset: u32,
     /// As the target sees it.
     pub main_tid: u32,
+    /// Of the threads that Python knows.
+    pub thread_pointers: Vec<u64>,
     pub notes: Vec<String>,
 }
 
 impl Survey {
     /// Looks, cleans up what a dead session left, and refuses for the one reason that it finds.
-    pub fn make(pid: i32) -> Result<Self, Error> {
+    pub fn make(pid: i32, native: bool) -> Result<Self, Error> {
         patiently(
             pid,
             |error: &Error| Some(error),
             || {
                 // A target that leaves in the middle makes any check fail.
                 let before = Process::open(pid);
-                let made = Self::make_once(pid);
+                let made = Self::make_once(pid, native);
                 match before {
                     Ok(before) => made.map_err(|error| error.or_left(&before)),
                     Err(_) => made,
@@ -144,8 +146,8 @@ impl Survey {
         )
     }
 
-    fn make_once(pid: i32) -> Result<Self, Error> {
-        let mut examination = Examination::new(pid, Purpose::Attach);
+    fn make_once(pid: i32, native: bool) -> Result<Self, Error> {
+        let mut examination = Examination::new(pid, Purpose::Attach { native });
         for check in CHECKS.iter().filter(|check| check.when == When::Always) {
             (check.run)(&mut examination)?;
         }

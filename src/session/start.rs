@@ -5,10 +5,12 @@ use super::Session;
 use super::checkpoint::Checkpoint;
 use super::error::Error;
 use super::guardian::Guardian;
+use super::headroom::{self, Need};
 use super::landing::{Bearer, Landing, own_mark};
 use super::limits::{Disk, Limits};
+use super::native::{Native, Prepared};
 use super::output::Output;
-use super::place::{Placed, place, write_image};
+use super::place::{Placed, Shared, missing_bytes, place, write_image};
 use super::preflight::Survey;
 use super::sampler::{Sampler, now_ms};
 use super::{repair, target};
@@ -19,7 +21,7 @@ use std::mem::offset_of;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wire::Hook;
-use wire::config::Config;
+use wire::config::{Config, NativePlace};
 use wire::landing::{FLAG_ON, SessionMark};
 use wire::ring::RING_SLOTS;
 
@@ -41,6 +43,8 @@ pub struct Options {
     pub limits: Limits,
     /// One record for each place instead of one for each allocation.
     pub aggregate: bool,
+    /// Native stacks, too.
+    pub native: bool,
 }
 
 impl Session {
@@ -50,7 +54,7 @@ impl Session {
         let clock = TickClock::start();
         // It comes up while we look.
         let guardian = Guardian::spawn(options.pid).map_err(Error::Guardian)?;
-        let found = Survey::make(options.pid).and_then(|survey| {
+        let found = Survey::make(options.pid, options.native).and_then(|survey| {
             let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
             Ok((survey, output))
         });
@@ -85,7 +89,9 @@ impl Survey {
         clock: &TickClock,
     ) -> Result<Session, Error> {
         let attached_ms = now_ms();
-        let (recorder, checkpoint) = self.recorder(options, output, attached_ms)?;
+        let (mut recorder, checkpoint) = self.recorder(options, output, attached_ms)?;
+        let prepared = options.native.then(|| self.prepare_native()).transpose()?;
+        let native_bytes = prepared.as_ref().map_or(0, Prepared::bytes);
         guardian.wait_until_ready().map_err(Error::Guardian)?;
         let Placed {
             mut landing,
@@ -93,7 +99,10 @@ impl Survey {
             region,
             ring_memory,
             pause,
-        } = self.place(own_mark(Bearer::of(&self.process), attached_ms, &output.path))?;
+        } = self.place(
+            own_mark(Bearer::of(&self.process), attached_ms, &output.path),
+            native_bytes,
+        )?;
         let lap_base = (landing.header.generation as u32).wrapping_mul(LAPS_PER_SESSION);
         let shared = Region::map(&ring_memory, RING_SLOTS).map_err(|error| Error::Memfd("mapped", error))?;
         let touched = shared.touch().map_err(BorrowError::NoThread)?;
@@ -103,7 +112,17 @@ impl Survey {
             write_image(&self.process, &self.image, &landing)?;
             landing.seal(&self.process, self.image.digest)?;
         }
-        let config = self.config(&landing, region, lap_base, clock)?;
+        let native = prepared.map(|prepared| {
+            let text = landing.header.text_start..landing.header.text_end;
+            let (pid, modules) = (self.process.pid(), self.hooks.modules());
+            Native::start(pid, prepared, &ring_memory, region, text, &self.maps, modules)
+        });
+        let native = native.transpose()?;
+        if let Some(native) = &native {
+            native.write_segments(self.hooks.modules(), &mut recorder);
+        }
+        let place = native.as_ref().map_or(NativePlace::OFF, Native::place);
+        let config = self.config(&landing, region, lap_base, clock, place)?;
         write_config(&self.process, &landing, &config)?;
         self.notes
             .extend(pause.disturbance.map(|disturbance| disturbance.to_string()));
@@ -123,6 +142,7 @@ impl Survey {
             oom_kills_before: sampler.oom_kills(),
             sampler,
             collector: Collector::new(reader, recorder, names, self.main_tid),
+            native,
             process: self.process,
             borrow: self.borrow,
             landing,
@@ -180,7 +200,7 @@ impl Survey {
         Header {
             version: 13,
             python_version: description.version_hex,
-            native_traces: false,
+            native_traces: options.native,
             file_format: FileFormat::AllAllocations,
             allocations_count: 0,
             frames_count: 0,
@@ -199,20 +219,54 @@ impl Survey {
         }
     }
 
-    fn place(&self, mark: SessionMark) -> Result<Placed, Error> {
-        let existing = Landing::of_image(&self.process, &self.landings, self.image.digest, self.hooks.reals());
+    /// Makes the tables for native stacks, and refuses where there is no room for them.
+    fn prepare_native(&mut self) -> Result<Prepared, Error> {
+        let prepared = Prepared::make(&self.process, self.hooks.modules(), &self.maps, &self.thread_pointers);
+        let existing = self.existing();
+        let (landing_bytes, reservation_bytes) =
+            missing_bytes(existing.as_ref(), &self.maps, &self.image, prepared.bytes());
+        let need = Need {
+            landing_bytes,
+            reservation_bytes,
+            ..Need::full(&self.image, self.hooks.modules().len(), self.ring_source)
+        };
+        headroom::require(&inject::limits(self.process.pid(), self.maps.len()), &need)?;
+        if !prepared.knows_stacks() {
+            self.notes.push(
+                "native stacks of threads other than the main one are short: where their stacks end is not known here"
+                    .to_owned(),
+            );
+        }
+        Ok(prepared)
+    }
+
+    fn existing(&self) -> Option<Landing> {
+        Landing::of_image(&self.process, &self.landings, self.image.digest, self.hooks.reals())
+    }
+
+    fn place(&self, mark: SessionMark, native_bytes: u64) -> Result<Placed, Error> {
         place(
             &self.process,
             &self.maps,
-            existing,
+            self.existing(),
             &self.image,
-            self.ring_source,
+            Shared {
+                source: self.ring_source,
+                native_bytes,
+            },
             mark,
             &self.borrow,
         )
     }
 
-    fn config(&self, landing: &Landing, region: u64, lap_base: u32, clock: &TickClock) -> Result<Config, Error> {
+    fn config(
+        &self,
+        landing: &Landing,
+        region: u64,
+        lap_base: u32,
+        clock: &TickClock,
+        native: NativePlace,
+    ) -> Result<Config, Error> {
         let mut real = landing.reals(&self.process)?;
         for (kept, new) in real.iter_mut().zip(self.hooks.reals()) {
             // Where nobody imports a function any more, a copied pointer may still lead to its hook.
@@ -235,6 +289,7 @@ impl Survey {
             tid_offset: self.tid_offset,
             glibc_chunks: u32::from(self.hooks.is_from_glibc(&self.process, Hook::Free)),
             python: self.layout,
+            native,
         })
     }
 }
@@ -246,12 +301,13 @@ impl Survey {
 fn write_config(process: &Process, landing: &Landing, config: &Config) -> Result<(), Error> {
     const LAP_BASE: usize = offset_of!(Config, lap_base) / 8;
     const PYTHON: usize = offset_of!(Config, python) / 8;
+    const NATIVE: usize = offset_of!(Config, native) / 8;
     let base = landing.base + landing.header.config_offset;
     let address = |index: usize| inject::RemoteAddr(base + 8 * index as u64);
     let mut words = config.words();
     if config.python.enabled == 0 {
         // A thread that has been held up in a walk since an earlier session goes on by the offsets that it finds.
-        for (index, word) in words.iter_mut().enumerate().skip(PYTHON) {
+        for (index, word) in words.iter_mut().enumerate().take(NATIVE).skip(PYTHON) {
             *word = process.read_u64(address(index))?;
         }
         // `enabled` is the low half of the first.

@@ -203,6 +203,9 @@ impl Session {
         if let Err(error) = self.hooks.refresh(&self.process, &mut self.landing) {
             self.warn(format!("some modules could not be hooked: {error}"));
         }
+        if let Some(native) = &mut self.native {
+            native.follow(&self.process, &self.hooks, &mut self.collector);
+        }
         self.modules_seen = seen;
         self.collector.reader().region().modules_are_hooked(seen);
     }

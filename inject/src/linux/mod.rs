@@ -6,6 +6,7 @@ mod candidates;
 pub mod cgroups;
 pub mod facts;
 mod fault;
+pub mod frame_table;
 pub mod gadgets;
 pub mod handle;
 pub mod host;

@@ -12,7 +12,7 @@ use goblin::elf::dynamic::{
     DT_STRSZ, DT_STRTAB, DT_SYMTAB, DT_VERDEF, DT_VERNEED, DT_VERSYM,
 };
 use goblin::elf::header::{EI_CLASS, ELFCLASS64, ELFMAG, EM_X86_64};
-use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD};
+use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,6 +39,8 @@ pub struct Module {
     /// It names a program interpreter: an executable, whose PLT may stand for functions of other images.
     pub is_program: bool,
     pub(super) tables: Tables,
+    /// Address of `.eh_frame_hdr`; 0 without one.
+    pub(super) frame_header: u64,
     file: Option<Arc<ImageFile>>,
     segments: Vec<Segment>,
 }
@@ -121,6 +123,7 @@ impl Module {
         let mut loads = Vec::new();
         let mut segments = Vec::new();
         let mut dynamic = None;
+        let mut frame_header = None;
         let mut is_program = false;
         for header in headers.chunks_exact(PROGRAM_HEADER_BYTES) {
             let (address, memory_bytes) = (u64_at(header, 16)?, u64_at(header, 40)?);
@@ -137,6 +140,7 @@ impl Module {
                     loads.push((segment, flags & PF_X != 0));
                 }
                 PT_DYNAMIC => dynamic = Some(segment),
+                PT_GNU_EH_FRAME => frame_header = Some(segment.start),
                 PT_INTERP => is_program = true,
                 _ => {}
             }
@@ -159,6 +163,7 @@ impl Module {
             executable,
             is_program,
             tables: Tables::default(),
+            frame_header: frame_header.map_or(0, |address| address.wrapping_add(bias)),
             file,
             segments,
         };
@@ -184,6 +189,21 @@ impl Module {
     /// Whether an address belongs to the image.
     pub fn contains(&self, address: u64) -> bool {
         (self.start..self.end).contains(&address)
+    }
+
+    /// Its loadable segments: address in the file, and bytes in memory.
+    pub fn segments(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.segments.iter().map(|segment| {
+            let start = segment.memory.start.wrapping_sub(self.bias);
+            (start, segment.memory.end.wrapping_sub(segment.memory.start))
+        })
+    }
+
+    /// How many bytes of its file are mapped from an address on, in a segment that nobody writes.
+    pub(super) fn constant_bytes_from(&self, address: u64) -> u64 {
+        let constant = self.segments.iter().filter(|segment| segment.is_constant);
+        let here = constant.filter_map(|it| it.file_bytes.checked_sub(address.checked_sub(it.memory.start)?));
+        here.max().unwrap_or(0)
     }
 
     /// Whether an address is in one of its executable segments.

@@ -13,6 +13,17 @@ pub fn thread_pointer() -> u64 {
     pointer
 }
 
+/// Where the frame of the function lies that this is inlined into: the caller's RBP, then the return address. The
+/// image for native stacks is built with frame pointers in every function.
+#[cfg(feature = "native")]
+#[inline(always)]
+pub fn frame_pointer() -> u64 {
+    let pointer: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rbp", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
+    pointer
+}
+
 /// The time-stamp counter.
 #[inline(always)]
 pub fn ticks() -> u64 {

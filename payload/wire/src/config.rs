@@ -29,6 +29,34 @@ pub struct Config {
     /// 1 where `real[Free]` is glibc's, whose chunk size can be read at `ptr - 8`.
     pub glibc_chunks: u32,
     pub python: PythonLayout,
+    pub native: NativePlace,
+}
+
+/// What a walk of native stacks needs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NativePlace {
+    /// Address of the [`crate::native::NativeHeader`] in the tracee; 0: no native stacks are walked.
+    pub tables: u64,
+    /// The payload's own code, whose frames are none of the program's.
+    pub text_start: u64,
+    pub text_end: u64,
+    /// Offset from the thread pointer, in libc's `struct pthread`, of the start of the thread's stack; its size follows.
+    /// [`NONE`] where unknown.
+    pub stack_block: u32,
+    /// Rows behind [`crate::native::ROWS_OFFSET`] that there is memory for.
+    pub rows_count: u32,
+}
+
+impl NativePlace {
+    /// No native stacks.
+    pub const OFF: Self = Self {
+        tables: 0,
+        text_start: 0,
+        text_end: 0,
+        stack_block: NONE,
+        rows_count: 0,
+    };
 }
 
 /// Where things are in this CPython. Offsets in bytes; [`NONE`] where the version has no such field.
@@ -133,6 +161,7 @@ impl Config {
         tid_offset: 0,
         glibc_chunks: 0,
         python: PythonLayout::OFF,
+        native: NativePlace::OFF,
     };
 
     /// The configuration as the 8-byte words that are stored in the tracee.
@@ -147,8 +176,9 @@ impl Config {
 pub const CONFIG_WORDS: usize = core::mem::size_of::<Config>() / 8;
 
 // No padding anywhere: 26 u32 then two u64; region, real, ring_mask then six u32.
+const _: () = assert!(core::mem::size_of::<NativePlace>() == 32);
 const _: () = assert!(core::mem::size_of::<PythonLayout>() == 26 * 4 + 16);
-const _: () = assert!(core::mem::size_of::<Config>() == 8 + HOOK_COUNT * 8 + 8 + 6 * 4 + 26 * 4 + 16);
+const _: () = assert!(core::mem::size_of::<Config>() == 8 + HOOK_COUNT * 8 + 8 + 6 * 4 + 26 * 4 + 16 + 32);
 const _: () = assert!(core::mem::size_of::<Config>().is_multiple_of(8));
 // The tool masks it out of its word.
 const _: () =

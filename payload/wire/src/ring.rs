@@ -72,6 +72,11 @@ pub enum Kind {
     Code = 10,
     /// Three words of the payload of the record before.
     Continuation = 11,
+    /// First slot of a native stack's definition: id, index of the first frame here | frames here << 32, frames in all.
+    /// Continuation bytes: return addresses, [`NATIVE_FRAME_BYTES`] each, innermost first.
+    NativeStack = 12,
+    /// stack id, id of its Python stack, id of its native stack: an event's stack where both are walked.
+    StackPair = 13,
 }
 
 impl Kind {
@@ -89,6 +94,8 @@ impl Kind {
             9 => Self::Stack,
             10 => Self::Code,
             11 => Self::Continuation,
+            12 => Self::NativeStack,
+            13 => Self::StackPair,
             _ => return None,
         })
     }
@@ -140,6 +147,8 @@ pub const fn slots_for(payload_bytes: usize) -> usize {
 
 /// One frame of a [`Kind::Stack`]: code id u64, then [`FRAME_ENTRY`] | offset u32, little-endian.
 pub const FRAME_BYTES: usize = 12;
+/// One frame of a [`Kind::NativeStack`].
+pub const NATIVE_FRAME_BYTES: usize = 8;
 /// Bit of a frame's second field: a C call of the interpreter entered Python here.
 pub const FRAME_ENTRY: u32 = 1 << 31;
 /// The instruction offset of a frame is stored in the low 31 bits plus this bias, since -1 is a legal value

@@ -197,6 +197,7 @@ fn the_appendix_comes_back_from_both_kinds_of_file() {
         target_end: Some("killed by SIGKILL".into()),
         window_end: None,
         tool: "memray 0.1.0".into(),
+        native_stacks_cut: 3,
         left_over_bytes: 65_536,
         qualnames: Some([(1, "Café.__init__".to_string()), (2, "main.<locals>.f".into())].into()),
     };

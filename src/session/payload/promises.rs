@@ -1,4 +1,4 @@
-//! goblin holds the finished image to what its makers promise: [`super::IMAGE`] can be placed anywhere, by anyone who
+//! goblin holds the finished image to what its makers promise: each of the images can be placed anywhere, by anyone who
 //! can copy bytes, and runs without anything else.
 
 use super::*;
@@ -8,13 +8,35 @@ use std::mem::offset_of;
 use wire::Hook;
 use wire::config::Config;
 
-fn elf() -> Elf<'static> {
-    Elf::parse(IMAGE).expect("the embedded payload is an ELF file")
+/// Each promise of both images.
+macro_rules! promises {
+    ($($name:ident),* $(,)?) => {
+        mod plain {
+            $(#[test] fn $name() { super::$name(super::IMAGE) })*
+        }
+        mod native {
+            $(#[test] fn $name() { super::$name(super::NATIVE_IMAGE) })*
+        }
+    };
 }
 
-#[test]
-fn it_needs_nobody() {
-    let elf = elf();
+promises!(
+    it_needs_nobody,
+    it_cannot_panic,
+    no_page_is_writable_and_executable_and_the_landing_stays_small,
+    config_and_flag_are_alone_on_their_pages_and_start_out_empty,
+    every_entry_ends_in_a_jump_through_its_own_word_of_the_config,
+    relocated_words_hold_addresses_at_the_base,
+    segments_are_whole_pages_that_cover_what_the_file_says,
+    a_damaged_image_is_refused_or_read_and_never_panics,
+);
+
+fn elf(file: &'static [u8]) -> Elf<'static> {
+    Elf::parse(file).expect("the embedded payload is an ELF file")
+}
+
+fn it_needs_nobody(file: &'static [u8]) {
+    let elf = elf(file);
     assert!(elf.libraries.is_empty(), "DT_NEEDED: {:?}", elf.libraries);
     assert_eq!(elf.interpreter, None);
     for symbol in elf
@@ -49,9 +71,8 @@ fn it_needs_nobody() {
     assert!(sections.iter().all(|name| !constructors.contains(name)), "{sections:?}");
 }
 
-#[test]
-fn it_cannot_panic() {
-    let elf = elf();
+fn it_cannot_panic(file: &'static [u8]) {
+    let elf = elf(file);
     assert!(elf.syms.len() > HOOK_COUNT, "the symbol table is there to be searched");
     let names = elf.syms.iter().filter_map(|symbol| elf.strtab.get_at(symbol.st_name));
     let bad: Vec<_> = names
@@ -64,24 +85,22 @@ fn it_cannot_panic() {
     assert!(bad.is_empty(), "{bad:?}");
 }
 
-#[test]
-fn no_page_is_writable_and_executable_and_the_landing_stays_small() {
-    let elf = elf();
+fn no_page_is_writable_and_executable_and_the_landing_stays_small(file: &'static [u8]) {
+    let elf = elf(file);
     for header in &elf.program_headers {
         let executable = header.p_flags & PF_X != 0;
         assert!(!(executable && header.p_flags & PF_W != 0), "{header:?}");
         assert!(!(executable && header.p_type == PT_GNU_STACK), "an executable stack");
     }
-    let image = image().unwrap();
+    let image = Image::parse(file).unwrap();
     assert!(image.span_bytes + PAGE_BYTES <= 64 * 1024, "{} bytes", image.span_bytes);
     assert_eq!(image.segments.iter().filter(|segment| segment.executable).count(), 1);
     assert!(!image.text().is_empty());
 }
 
-#[test]
-fn config_and_flag_are_alone_on_their_pages_and_start_out_empty() {
-    let elf = elf();
-    let image = image().unwrap();
+fn config_and_flag_are_alone_on_their_pages_and_start_out_empty(file: &'static [u8]) {
+    let elf = elf(file);
+    let image = Image::parse(file).unwrap();
     assert_ne!(image.config_offset, image.flag_offset);
     for (name, page) in [
         ("memray_config", image.config_offset),
@@ -125,10 +144,9 @@ fn config_and_flag_are_alone_on_their_pages_and_start_out_empty() {
 }
 
 /// The jump is what keeps the caller's return address for dlopen and dlsym, and what makes a hook that is off cheap.
-#[test]
-fn every_entry_ends_in_a_jump_through_its_own_word_of_the_config() {
-    let elf = elf();
-    let image = image().unwrap();
+fn every_entry_ends_in_a_jump_through_its_own_word_of_the_config(file: &'static [u8]) {
+    let elf = elf(file);
+    let image = Image::parse(file).unwrap();
     let bytes = image.materialise(0);
     for (_, hook) in HOOKED_SYMBOLS {
         let symbol = symbol(&elf, hook.payload_symbol()).unwrap();
@@ -147,9 +165,8 @@ fn every_entry_ends_in_a_jump_through_its_own_word_of_the_config() {
     );
 }
 
-#[test]
-fn relocated_words_hold_addresses_at_the_base() {
-    let image = image().unwrap();
+fn relocated_words_hold_addresses_at_the_base(file: &'static [u8]) {
+    let image = Image::parse(file).unwrap();
     let (low, high) = (image.materialise(0), image.materialise(0x7f00_0000_0000));
     assert_eq!(low.len() as u64, image.span_bytes);
     let word = |bytes: &[u8], offset: u64| u64::from_le_bytes(bytes[offset as usize..][..8].try_into().unwrap());
@@ -169,9 +186,8 @@ fn relocated_words_hold_addresses_at_the_base() {
     );
 }
 
-#[test]
-fn segments_are_whole_pages_that_cover_what_the_file_says() {
-    let (elf, image) = (elf(), image().unwrap());
+fn segments_are_whole_pages_that_cover_what_the_file_says(file: &'static [u8]) {
+    let (elf, image) = (elf(file), Image::parse(file).unwrap());
     let bytes = image.materialise(0);
     for header in elf.program_headers.iter().filter(|header| header.p_type == PT_LOAD) {
         let inside = |s: &&Segment| s.offset <= header.p_vaddr && header.p_vaddr + header.p_memsz <= s.offset + s.bytes;
@@ -179,33 +195,32 @@ fn segments_are_whole_pages_that_cover_what_the_file_says() {
         assert!(segment.offset.is_multiple_of(PAGE_BYTES) && segment.bytes.is_multiple_of(PAGE_BYTES));
         assert_eq!(segment.executable, header.p_flags & PF_X != 0);
         if segment.executable {
-            let file = &IMAGE[header.file_range()];
+            let file = &file[header.file_range()];
             assert_eq!(&bytes[header.p_vaddr as usize..][..file.len()], file);
         }
     }
 }
 
-#[test]
-fn a_damaged_image_is_refused_or_read_and_never_panics() {
-    for length in (0..IMAGE.len()).step_by(97) {
-        let _ = Image::parse(&IMAGE[..length]);
+fn a_damaged_image_is_refused_or_read_and_never_panics(file: &'static [u8]) {
+    for length in (0..file.len()).step_by(97) {
+        let _ = Image::parse(&file[..length]);
     }
-    assert!(Image::parse(&IMAGE[..64]).is_err());
-    let headers = 0x400.min(IMAGE.len());
+    assert!(Image::parse(&file[..64]).is_err());
+    let headers = 0x400.min(file.len());
     for at in 0..headers {
         for value in [0, 0x7f, 0xff] {
-            let mut damaged = IMAGE.to_vec();
+            let mut damaged = file.to_vec();
             damaged[at] = value;
             if let Ok(image) = Image::parse(&damaged) {
                 image.materialise(u64::MAX);
             }
         }
     }
-    let mut other = IMAGE.to_vec();
+    let mut other = file.to_vec();
     let last = other.len() - 1;
     other[last] ^= 1;
     if let Ok(other) = Image::parse(&other) {
-        assert_ne!(other.digest, image().unwrap().digest);
+        assert_ne!(other.digest, Image::parse(file).unwrap().digest);
     }
     // A known value of FNV-1a.
     assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);

@@ -1,0 +1,185 @@
+//! `attach --native`. glibc's own unwinder, called in the target beside each allocation, says what is right.
+
+use crate::support::{Interpreter, Target, Tool, native, upstream};
+use std::collections::HashMap;
+
+/// What the target noted of one allocation: kind, size, return addresses from the innermost on.
+struct Note {
+    kind: String,
+    size: u64,
+    frames: Vec<u64>,
+}
+
+/// Native stacks by the size of the allocation, innermost first, from the capture's records.
+fn stacks_by_size(capture: &str) -> HashMap<u64, Vec<u64>> {
+    let output = Tool::new(&["parse", capture]).succeed();
+    let hex = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("hexadecimal");
+    let mut nodes = vec![(0, 0)];
+    let mut stacks = HashMap::new();
+    for line in output.stdout.lines() {
+        let field = |name: &str| {
+            let mut fields = line.split_whitespace();
+            fields.find_map(|field| field.strip_prefix(name)).unwrap_or_default()
+        };
+        if line.starts_with("NATIVE_FRAME_ID") {
+            nodes.push((hex(field("ip=")), field("index=").parse::<usize>().expect("an index")));
+        } else if line.starts_with("ALLOCATION") && field("native_frame_id=") != "0" {
+            let mut node: usize = field("native_frame_id=").parse().expect("an index");
+            let mut frames = Vec::new();
+            while node != 0 {
+                let (ip, parent) = nodes[node];
+                frames.push(ip);
+                assert!(parent < node, "{line}");
+                node = parent;
+            }
+            stacks.insert(field("size=").parse().expect("a size"), frames);
+        }
+    }
+    stacks
+}
+
+fn notes(target: &mut Target) -> Vec<Note> {
+    let path = target.dir.file("notes");
+    target.ask(&format!("notes {path}"), "done");
+    let text = std::fs::read_to_string(path).expect("the notes");
+    let note = |line: &str| {
+        let mut fields = line.split(' ');
+        let (kind, size) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?);
+        let frames = fields.map(|field| u64::from_str_radix(field.trim_start_matches("0x"), 16).unwrap());
+        Some(Note {
+            kind,
+            size,
+            frames: frames.collect(),
+        })
+    };
+    text.lines().map(|line| note(line).expect("a note")).collect()
+}
+
+fn target(python: &Interpreter) -> Option<Target> {
+    let library = native::library("native_frames.c", &[])?;
+    let (one, other) = (
+        native::library("native_library.c", &[])?,
+        native::library("native_library.c", &["-DFRAME_BYTES=5000"])?,
+    );
+    Some(Target::spawn(python, "native_frames.py", &[&library, &one, &other]))
+}
+
+fn attach(target: &Target, capture: &str) {
+    Tool::new(&["attach", &target.pid_text(), "--native", "-q", "-f", "-o", capture]).succeed();
+}
+
+fn detach(target: &Target) {
+    Tool::new(&["detach", &target.pid_text()]).succeed();
+    target.assert_free();
+}
+
+/// Where the stack's end is not known, or no rule leads on: what there is must be right.
+fn may_end_early(kind: &str) -> bool {
+    ["alternate", "coroutine", "rowless"].contains(&kind)
+}
+
+fn assert_as_noted(stacks: &HashMap<u64, Vec<u64>>, note: &Note) {
+    let Note { kind, size, frames } = note;
+    let stack = stacks
+        .get(size)
+        .unwrap_or_else(|| panic!("{kind}: no record of {size} bytes"));
+    // The innermost frame is the function that called both: two addresses in it.
+    assert!(stack[0].abs_diff(frames[0]) < 300, "{kind}: {stack:x?}\n{frames:x?}");
+    // What a signal interrupted stands there by the address itself for one, by the next for the other.
+    let is_same = |(ours, theirs): (&u64, &u64)| ours == theirs || (ours.wrapping_sub(*theirs) == 1);
+    let shared = stack
+        .iter()
+        .zip(frames)
+        .skip(1)
+        .take_while(|pair| is_same(*pair))
+        .count()
+        + 1;
+    if may_end_early(kind) {
+        assert_eq!(shared, stack.len(), "{kind}: {stack:x?}\n{frames:x?}");
+        return;
+    }
+    assert_eq!(
+        (shared, stack.len()),
+        (frames.len(), frames.len()),
+        "{kind}: {stack:x?}\n{frames:x?}"
+    );
+}
+
+per_interpreter!(stacks_are_those_of_glibcs_unwinder);
+
+fn stacks_are_those_of_glibcs_unwinder(python: &Interpreter) {
+    let Some(mut target) = target(python) else { return };
+    let capture = target.dir.file("capture.bin");
+    for _ in 0..2 {
+        attach(&target, &capture);
+        target.ask("all", "done");
+        detach(&target);
+        let stacks = stacks_by_size(&capture);
+        let notes = notes(&mut target);
+        assert!(notes.len() >= 16, "{}", notes.len());
+        for note in &notes {
+            assert_as_noted(&stacks, note);
+        }
+        let deep = notes.iter().find(|note| note.kind == "deep").expect("a deep stack");
+        assert!(deep.frames.len() > 300);
+        let loaded: Vec<_> = notes.iter().filter(|note| note.kind == "loaded").collect();
+        assert_eq!(loaded.len(), 3);
+    }
+    assert!(target.finish().success());
+}
+
+per_interpreter!(upstreams_reader_merges_native_and_python_frames);
+
+fn upstreams_reader_merges_native_and_python_frames(python: &Interpreter) {
+    let (Some(mut target), Some(reader)) = (target(python), upstream::python()) else {
+        return;
+    };
+    let capture = target.dir.file("capture.bin");
+    attach(&target, &capture);
+    target.ask("all", "done");
+    detach(&target);
+    let output = upstream::script(reader, "native.py", &[&capture]);
+    let rows: HashMap<&str, (Vec<&str>, Vec<&str>)> = output
+        .stdout
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split('\t');
+            let size = fields.next()?;
+            let mut stack = || Some(fields.next()?.split(' ').collect());
+            Some((size, (stack()?, stack()?)))
+        })
+        .collect();
+    assert_eq!(rows["has_native_traces"].0, ["True"]);
+    let notes = notes(&mut target);
+    let hybrid = |note: &Note| &rows[note.size.to_string().as_str()].0;
+    for note in notes.iter().filter(|note| note.kind == "callback") {
+        let stack = hybrid(note);
+        let mut rest = stack.iter();
+        // Each in turn, others in between.
+        let order = [
+            "noted",
+            "ffi_call",
+            "python_between",
+            "through_callback",
+            "ffi_call",
+            "inner",
+            "outer",
+        ];
+        for function in order {
+            assert!(rest.any(|it| *it == function), "{function}: {stack:?}");
+        }
+        assert!(!stack.contains(&"_PyEval_EvalFrameDefault"), "{stack:?}");
+    }
+    let of_kind = |kind: &str| hybrid(notes.iter().find(|note| note.kind == kind).expect("a note"));
+    assert_eq!(of_kind("plain")[..3], ["noted", "plain", "all"]);
+    let deep = of_kind("deep");
+    assert_eq!(deep.iter().filter(|it| **it == "deep").count(), 301);
+    assert!(deep.contains(&"<module>"), "{deep:?}");
+    // A thread that never saw Python.
+    assert_eq!(of_kind("thread")[..3], ["noted", "thread", "start_thread"]);
+    assert!(
+        of_kind("qsort").iter().any(|it| it.contains("qsort")),
+        "{:?}",
+        of_kind("qsort")
+    );
+}
