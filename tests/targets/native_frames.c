@@ -199,16 +199,24 @@ NOINLINE int through_callback(callback function) {
     return result;
 }
 
-/* A library that is loaded now, and gone before the next. */
-NOINLINE int in_library(const char *path, const char *kind) {
-    void *library = dlopen(path, RTLD_NOW);
-    if (!library)
-        return fprintf(stderr, "%s\n", dlerror()), 0;
+/* A library that comes and goes. */
+static void *library;
+
+int load(const char *path) {
+    library = dlopen(path, RTLD_NOW);
+    return library != NULL;
+}
+
+NOINLINE int call_loaded(const char *kind) {
     int (*call)(void *(*)(const char *), const char *) =
         (int (*)(void *(*)(const char *), const char *))dlsym(library, "call_in_library");
     int result = call(noted, kind);
-    dlclose(library);
+    KEEP(&result);
     return result;
+}
+
+int unload(void) {
+    return dlclose(library) == 0;
 }
 
 int warm(void) {

@@ -1,7 +1,8 @@
-"""usage: native_frames.py LIBRARY MORE_LIBRARY OTHER_LIBRARY
+"""usage: native_frames.py LIBRARY
 
-Allocates through native_frames.c from frames of all kinds at each `all`; `notes FILE` writes what that has noted, a
-line a block: kind, size, return addresses."""
+Allocates through native_frames.c from frames of all kinds at each `all`. `load FILE`, `call KIND` and `unload` do so
+from a library that comes and goes. `notes FILE` writes what was noted, a line a block: kind, size, return
+addresses."""
 import ctypes
 import sys
 import threading
@@ -34,9 +35,12 @@ for line in sys.stdin:
         thread = threading.Thread(target=outer)
         thread.start()
         thread.join()
-        library.in_library(sys.argv[2].encode(), b"loaded")
-        library.in_library(sys.argv[3].encode(), b"loaded")
-        library.in_library(sys.argv[2].encode(), b"loaded")
+    elif command[0] == "load":
+        assert library.load(command[1].encode())
+    elif command[0] == "call":
+        assert library.call_loaded(command[1].encode())
+    elif command[0] == "unload":
+        assert library.unload()
     else:
         library.print_notes(command[1].encode())
     sys.stdout.write("done\n")
