@@ -172,6 +172,7 @@ int main(int argc, char **argv) {
                     has_begun = 1;
                     if (!strcmp(mark, "main")) is_counting = 1;
                 } else if (process == program && child && is_read && registers.rdx == 1 && result == 1) {
+                    fprintf(report, "ready 1\n");
                     if (!strcmp(mark, "main")) is_counting = 0;
                     if (!strcmp(mark, "ready")) is_counting = 1;
                 } else if (process == program && child && is_read && result == -EAGAIN) {

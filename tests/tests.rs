@@ -68,6 +68,8 @@ mod refusals;
 mod reports;
 /// Whose function a slot stands for where there is more than one of a name.
 mod scopes;
+/// Real services from PyPI under load.
+mod services;
 /// Threads on alternate, coroutine, small and full stacks: not a byte is changed that is not theirs.
 mod stacks;
 /// Stopped, traced, vforking, shutting down, embedded, of another kind: attached to, or refused with the cause.
