@@ -75,6 +75,7 @@ fn native_calls(library: &str, flags: &[&str]) {
     let with_flags = |library| flags.iter().fold(library, libraries::Library::with_flag);
     let events = Events {
         environment: &[("LD_PRELOAD", &preloaded)],
+        ..Events::default()
     };
     for python in pythons() {
         libraries::exact(

@@ -62,6 +62,8 @@ mod places_privileges;
 mod places_seccomp;
 /// Pointers to hooks that the target keeps, and threads that are inside of them, after detach.
 mod pointers;
+/// Python's own allocators: every object, once, by the name of its domain's function.
+mod python_allocators;
 /// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.
 mod refusals;
 /// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.

@@ -8,7 +8,7 @@
 
 use crate::session::Session;
 use crate::stack;
-use crate::thread::{Identity, Recording};
+use crate::thread::{Identity, Inside, Recording};
 use core::mem::transmute;
 use wire::ring::{Kind, REALLOC_BEGUN, REALLOC_FAILED};
 use wire::{Allocator, Hook, PAGE_BYTES};
@@ -50,8 +50,8 @@ type Brk = unsafe extern "C" fn(u64) -> i32;
 
 /// The address of the real function.
 #[inline(always)]
-fn real(hook: Hook) -> u64 {
-    // SAFETY: the configuration is always mapped; the discriminants of Hook index `real`.
+pub fn real(hook: u32) -> u64 {
+    // SAFETY: the configuration is always mapped; the discriminants of Hook index `real`, and every caller's is one.
     unsafe {
         (&raw const (*crate::memray_config.get()).real)
             .cast::<u64>()
@@ -64,13 +64,13 @@ fn real(hook: Hook) -> u64 {
 fn real_one(hook: Hook) -> OneArgument {
     // SAFETY: the tool filled in the real function of this hook, which has this signature; registers hold
     // pointers and sizes alike.
-    unsafe { transmute::<u64, OneArgument>(real(hook)) }
+    unsafe { transmute::<u64, OneArgument>(real(hook as u32)) }
 }
 
 #[inline(always)]
 fn real_two(hook: Hook) -> TwoArguments {
     // SAFETY: as in real_one.
-    unsafe { transmute::<u64, TwoArguments>(real(hook)) }
+    unsafe { transmute::<u64, TwoArguments>(real(hook as u32)) }
 }
 
 unsafe extern "C" fn malloc(size: u64) -> u64 {
@@ -90,7 +90,7 @@ unsafe extern "C" fn calloc(count: u64, size: u64) -> u64 {
 
 unsafe extern "C" fn posix_memalign(result: u64, alignment: u64, size: u64) -> i32 {
     // SAFETY: the tool filled in the real posix_memalign.
-    let function = unsafe { transmute::<u64, PosixMemalign>(real(Hook::PosixMemalign)) };
+    let function = unsafe { transmute::<u64, PosixMemalign>(real(Hook::PosixMemalign as u32)) };
     // SAFETY: the tracee's own call, passed on.
     let error = unsafe { function(result, alignment, size) };
     if error == 0 {
@@ -134,7 +134,7 @@ unsafe extern "C" fn pvalloc(size: u64) -> u64 {
 
 unsafe extern "C" fn mmap(address: u64, length: u64, protection: i32, flags: i32, fd: i32, offset: i64) -> u64 {
     // SAFETY: the tool filled in the real mmap.
-    let function = unsafe { transmute::<u64, Mmap>(real(Hook::Mmap)) };
+    let function = unsafe { transmute::<u64, Mmap>(real(Hook::Mmap as u32)) };
     // SAFETY: the tracee's own call, passed on.
     let mapped = unsafe { function(address, length, protection, flags, fd, offset) };
     if mapped != MAP_FAILED {
@@ -144,54 +144,80 @@ unsafe extern "C" fn mmap(address: u64, length: u64, protection: i32, flags: i32
 }
 
 unsafe extern "C" fn free(block: u64) {
-    freed(block);
+    freed(block, 0);
     // SAFETY: the tracee's own call, passed on.
     unsafe { real_one(Hook::Free)(block) };
 }
 
+/// What a sized free calls in turn (a free, through a hooked slot) is part of it.
 unsafe extern "C" fn free_sized(block: u64, size: u64) {
-    freed(block);
-    // SAFETY: the tracee's own call, passed on.
-    unsafe { real_two(Hook::FreeSized)(block, size) };
+    as_a_whole(
+        || freed(block, 0),
+        // SAFETY: the tracee's own call, passed on.
+        || unsafe { real_two(Hook::FreeSized)(block, size) },
+    );
 }
 
 unsafe extern "C" fn free_aligned_sized(block: u64, alignment: u64, size: u64) {
-    freed(block);
-    // SAFETY: the tool filled in the real free_aligned_sized.
-    let function = unsafe { transmute::<u64, ThreeArguments>(real(Hook::FreeAlignedSized)) };
-    // SAFETY: the tracee's own call, passed on.
-    unsafe { function(block, alignment, size) };
+    as_a_whole(
+        || freed(block, 0),
+        || {
+            // SAFETY: the tool filled in the real free_aligned_sized.
+            let function = unsafe { transmute::<u64, ThreeArguments>(real(Hook::FreeAlignedSized as u32)) };
+            // SAFETY: the tracee's own call, passed on.
+            unsafe { function(block, alignment, size) }
+        },
+    );
+}
+
+/// Makes a call so that nothing is recorded that it calls in turn, after `before` has recorded the call itself. Where
+/// this is inside of such a call, or nothing is live, only the call is made.
+#[inline(always)]
+pub fn as_a_whole<T>(before: impl FnOnce(), call: impl FnOnce() -> T) -> (T, bool) {
+    let session = Session::live();
+    let inside = session
+        .as_ref()
+        .and_then(|session| Inside::find(session, Identity::current(session.config)));
+    match inside {
+        Some(inside) => {
+            before();
+            (inside.call(call), true)
+        }
+        None => (call(), false),
+    }
 }
 
 /// A block is about to end, or `block` is 0 and nothing is.
 #[inline(always)]
-fn freed(block: u64) {
+pub fn freed(block: u64, owner: u8) {
     if block != 0
         && let Some(session) = Session::live()
     {
         let lost = &session.header().losses.frees_full;
         if let Some(thread) = Recording::begin(&session, Identity::current(session.config), lost) {
-            thread.write(Kind::Free, 0, [block, usable_bytes(&session, block), 0], lost);
+            // Python's block is not the C library's, or a part of one.
+            let bytes = if owner == 0 { usable_bytes(&session, block) } else { 0 };
+            thread.write(Kind::Free, owner, [block, bytes, 0], lost);
         }
     }
 }
 
 unsafe extern "C" fn realloc(old: u64, size: u64) -> u64 {
-    let begun = if old == 0 { None } else { begin_realloc(old) };
+    let begun = if old == 0 { None } else { begin_realloc(old, 0) };
     // SAFETY: the tracee's own call, passed on.
     let new = unsafe { real_two(Hook::Realloc)(old, size) };
-    end_realloc(begun, new, size);
+    end_realloc(begun, new, size, 0);
     new
 }
 
 unsafe extern "C" fn reallocarray(old: u64, count: u64, size: u64) -> u64 {
-    let begun = if old == 0 { None } else { begin_realloc(old) };
+    let begun = if old == 0 { None } else { begin_realloc(old, 0) };
     // SAFETY: the tool filled in the real reallocarray.
-    let function = unsafe { transmute::<u64, ThreeArguments>(real(Hook::Reallocarray)) };
+    let function = unsafe { transmute::<u64, ThreeArguments>(real(Hook::Reallocarray as u32)) };
     // SAFETY: the tracee's own call, passed on.
     let new = unsafe { function(old, count, size) };
     // A product that overflows has failed.
-    end_realloc(begun, new, count.saturating_mul(size));
+    end_realloc(begun, new, count.saturating_mul(size), 0);
     new
 }
 
@@ -204,7 +230,7 @@ unsafe extern "C" fn munmap(address: u64, length: u64) -> i32 {
         None
     };
     // SAFETY: the tool filled in the real munmap.
-    let function = unsafe { transmute::<u64, Munmap>(real(Hook::Munmap)) };
+    let function = unsafe { transmute::<u64, Munmap>(real(Hook::Munmap as u32)) };
     // SAFETY: the tracee's own call, passed on.
     let result = unsafe { function(address, length) };
     if begun.is_some() {
@@ -222,7 +248,7 @@ unsafe extern "C" fn mremap(old: u64, old_length: u64, new_length: u64, flags: i
     let ends = old_length != 0 && flags & MREMAP_DONTUNMAP == 0;
     let begun = if ends { begin_munmap(old, old_length) } else { None };
     // SAFETY: the tool filled in the real mremap.
-    let function = unsafe { transmute::<u64, Mremap>(real(Hook::Mremap)) };
+    let function = unsafe { transmute::<u64, Mremap>(real(Hook::Mremap as u32)) };
     // SAFETY: the tracee's own call, passed on.
     let mapped = unsafe { function(old, old_length, new_length, flags, new) };
     if begun.is_some() {
@@ -247,7 +273,7 @@ unsafe extern "C" fn sbrk(increment: u64) -> u64 {
 unsafe extern "C" fn brk(new: u64) -> i32 {
     let old = crate::arch::program_break();
     // SAFETY: the tool filled in the real brk.
-    let function = unsafe { transmute::<u64, Brk>(real(Hook::Brk)) };
+    let function = unsafe { transmute::<u64, Brk>(real(Hook::Brk as u32)) };
     // SAFETY: the tracee's own call, passed on.
     let result = unsafe { function(new) };
     if result == 0 {
@@ -272,7 +298,7 @@ fn moved_break(old: u64, new: u64) {
 /// A block came to life, or `block` is 0 and nothing happened. Not inlined, so that the walk exists once: the text
 /// stays in the tracee.
 #[inline(never)]
-fn allocated(block: u64, size: u64, allocator: Allocator) {
+pub fn allocated(block: u64, size: u64, allocator: Allocator) {
     if block == 0 {
         return;
     }
@@ -285,19 +311,21 @@ fn allocated(block: u64, size: u64, allocator: Allocator) {
 }
 
 /// The session in which a tentative end was recorded: its outcome belongs there and nowhere else.
-type Begun = Option<u32>;
+pub type Begun = Option<u32>;
 
+/// `owner` is 0 or [`OF_PYTHON`], here and below.
 #[inline(never)]
-fn begin_realloc(old: u64) -> Begun {
+pub fn begin_realloc(old: u64, owner: u8) -> Begun {
     let session = Session::live()?;
     let lost = &session.header().losses.frees_full;
     let thread = Recording::begin(&session, Identity::current(session.config), lost)?;
-    let written = thread.write(Kind::ReallocBegin, 0, [old, usable_bytes(&session, old), 0], lost);
+    let bytes = if owner == 0 { usable_bytes(&session, old) } else { 0 };
+    let written = thread.write(Kind::ReallocBegin, owner, [old, bytes, 0], lost);
     written.then_some(session.lap_base)
 }
 
 #[inline(never)]
-fn end_realloc(begun: Begun, new: u64, size: u64) {
+pub fn end_realloc(begun: Begun, new: u64, size: u64, owner: u8) {
     if new == 0 && begun.is_none() {
         return;
     }
@@ -316,18 +344,14 @@ fn end_realloc(begun: Begun, new: u64, size: u64) {
         let stack = stack::id_here(&thread);
         thread.write(
             Kind::ReallocEnd,
-            if begun { REALLOC_BEGUN } else { 0 },
+            owner | if begun { REALLOC_BEGUN } else { 0 },
             [new, size, stack],
             lost,
         );
     } else if begun {
-        // For size 0, null means that the block was freed; for any other that it still lives.
-        let flags = if size == 0 {
-            REALLOC_BEGUN
-        } else {
-            REALLOC_BEGUN | REALLOC_FAILED
-        };
-        thread.write(Kind::ReallocEnd, flags, [0, size, 0], lost);
+        // For size 0, C's null means that the block was freed; for any other, and from Python's, that it still lives.
+        let failed = if size == 0 && owner == 0 { 0 } else { REALLOC_FAILED };
+        thread.write(Kind::ReallocEnd, owner | REALLOC_BEGUN | failed, [0, size, 0], lost);
     }
 }
 

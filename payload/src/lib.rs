@@ -8,7 +8,8 @@
 //! - loads from the tracee's memory, each of them listed with its reason in [`walk`];
 //! - stores to the shared region, and to nothing else: the image's own pages are read only in the tracee;
 //! - the real function, exactly once for each call;
-//! - two system calls: `futex`, in the hooks of dlopen and dlsym alone; `brk(0)`, in the hook of brk.
+//! - two system calls: `futex`, in the hooks of dlopen and dlsym alone; `brk(0)`, in the hook of brk;
+//! - `memray_exchange`, by a thread that the tool has borrowed: it exchanges words of CPython's allocator tables.
 //!
 //! Why it can neither allocate nor abort: there is no allocator, no libc, no thread-local storage and no unwinder to
 //! reach (the image has no undefined symbol), no recursion, no index that is not masked, and no panic: a test in
@@ -18,7 +19,7 @@
 //! When the impossible happens (no entry in the thread table, a ring that nobody drains) the event is counted
 //! as a loss in [`wire::region::Losses`] and the call goes through.
 //!
-//! - [`hooks`]: the allocation family; `modules`: the dlopen family; `arch`: the entries and everything that differs by CPU.
+//! - [`hooks`]: the allocation family; `python`: Python's allocators; `modules`: the dlopen family; `arch`: the entries and everything that differs by CPU.
 //! - [`session`]: is anything live, and where is the region; `thread`: whose event is it, may it be recorded.
 //! - [`walk`], [`stack`], [`code`]: which Python stack is this; `sent`: does the tool know it already.
 //! - `callers`, `native`: which native stack. Two images are built of this, and these are only in the second, which is
@@ -43,6 +44,8 @@ mod models;
 mod modules;
 #[cfg(all(feature = "native", not(loom)))]
 mod native;
+#[cfg(not(loom))]
+mod python;
 mod ring;
 mod sent;
 mod session;

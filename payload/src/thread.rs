@@ -9,7 +9,7 @@ use crate::ring::Outcome;
 use crate::session::{Session, count};
 use core::sync::atomic::compiler_fence;
 use wire::config::Config;
-use wire::region::{BUSY_PASSES_MAX, THREAD_ENTRIES, THREAD_PROBES, TID_FREEING, ThreadEntry};
+use wire::region::{BUSY_PASSES_MAX, INSIDE_BYTES_MAX, THREAD_ENTRIES, THREAD_PROBES, TID_FREEING, ThreadEntry};
 use wire::ring::Kind;
 use wire::sync::AtomicU64;
 use wire::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -46,7 +46,7 @@ pub struct Recording<'s> {
 
 impl<'s> Recording<'s> {
     /// Sets the busy mark and makes the thread known to the tool. None: the event passes through, counted in `lost`
-    /// or under its own cause.
+    /// or under its own cause, or it is part of one that is recorded ([`Inside`]).
     #[inline(always)]
     pub fn begin(session: &'s Session<'s>, identity: Identity, lost: &AtomicU64) -> Option<Self> {
         let Some((entry, index)) = find(session, identity.thread_pointer) else {
@@ -55,6 +55,9 @@ impl<'s> Recording<'s> {
         };
         if entry.tid.load(Relaxed) != identity.tid && !take_over(entry, identity.tid) {
             count(&session.header().losses.no_thread_entry);
+            return None;
+        }
+        if entry.inside.load(Relaxed) != 0 && is_inside(entry) {
             return None;
         }
         if entry.busy.load(Relaxed) != 0 && !breaks_mark(entry) {
@@ -92,6 +95,63 @@ impl<'s> Recording<'s> {
     }
 }
 
+/// A call of an allocator that is recorded as a whole: what it calls in turn is not recorded again.
+///
+/// The mark is a stack pointer and not a flag, since a call may be left by siglongjmp: whatever then happens further up
+/// in the stack finds the mark void and clears it, and no thread is blind for ever (hazard 17).
+pub struct Inside<'s> {
+    entry: &'s ThreadEntry,
+}
+
+impl<'s> Inside<'s> {
+    /// None: this call is part of one that is recorded, or this thread has no entry. Sets no mark yet.
+    #[inline(always)]
+    pub fn find(session: &Session<'s>, identity: Identity) -> Option<Self> {
+        let Some((entry, _)) = find(session, identity.thread_pointer) else {
+            count(&session.header().losses.no_thread_entry);
+            return None;
+        };
+        if entry.tid.load(Relaxed) != identity.tid && !take_over(entry, identity.tid) {
+            count(&session.header().losses.no_thread_entry);
+            return None;
+        }
+        (entry.inside.load(Relaxed) == 0 || !is_inside(entry)).then_some(Self { entry })
+    }
+
+    /// Runs the real function.
+    #[inline(always)]
+    pub fn call<T>(&self, function: impl FnOnce() -> T) -> T {
+        let mark = arch::stack_pointer();
+        self.entry.inside.store(mark, Relaxed);
+        // A signal handler on this thread sees the mark as the real function does.
+        compiler_fence(AcqRel);
+        let result = function();
+        compiler_fence(AcqRel);
+        // By now the entry may be another's: the window may have ended meanwhile.
+        if self.entry.inside.load(Relaxed) == mark {
+            self.entry.inside.store(0, Relaxed);
+        }
+        result
+    }
+}
+
+/// Whether this call comes from inside of the one that has set the mark. A mark that cannot be true any more is cleared.
+#[cold]
+#[inline(never)]
+fn is_inside(entry: &ThreadEntry) -> bool {
+    let mark = entry.inside.load(Relaxed);
+    let here = arch::stack_pointer();
+    let depth = mark.wrapping_sub(here);
+    if mark != 0 && depth < INSIDE_BYTES_MAX && !breaks_mark(entry) {
+        return true;
+    }
+    // Above the mark, in the same stack: it was left without being cleared.
+    if here.wrapping_sub(mark) < INSIDE_BYTES_MAX || depth < INSIDE_BYTES_MAX {
+        entry.inside.store(0, Relaxed);
+    }
+    false
+}
+
 #[cold]
 #[inline(never)]
 fn announce(session: &Session, identity: Identity, entry: &ThreadEntry, index: u16) -> bool {
@@ -124,6 +184,7 @@ fn take_over(entry: &ThreadEntry, tid: u32) -> bool {
             // The mark of the thread that is gone. A signal handler that comes in before passes through.
             entry.busy.store(0, Relaxed);
             entry.busy_passes.store(0, Relaxed);
+            entry.inside.store(0, Relaxed);
             true
         }
         Err(owner) => owner == tid,
@@ -330,6 +391,49 @@ mod tests {
         drop(outer);
         assert!(region.record_as(POINTER, 1).is_some());
         assert_eq!(region.drain_kinds(), [Thread, Allocation, Allocation]);
+    }
+
+    #[test]
+    fn what_a_whole_call_makes_in_turn_is_not_recorded() {
+        let region = TestRegion::new(64);
+        let me = Identity {
+            thread_pointer: POINTER,
+            tid: 1,
+        };
+        let session = region.session();
+        let whole = Inside::find(&session, me).unwrap();
+        assert!(region.record_as(POINTER, 1).is_some(), "no mark yet");
+        whole.call(|| {
+            assert!(region.record_as(POINTER, 1).is_none());
+            assert!(Inside::find(&session, me).is_none());
+            assert!(region.record_as(POINTER + 64, 2).is_some(), "another thread");
+        });
+        assert!(region.record_as(POINTER, 1).is_some());
+        assert!(Inside::find(&session, me).is_some());
+        assert_eq!(region.header().losses.reentrant.load(Relaxed), 0, "nothing was lost");
+    }
+
+    #[test]
+    fn a_whole_call_that_was_left_by_a_jump_blinds_nobody() {
+        let region = TestRegion::new(64);
+        let index = region.record_as(POINTER, 1).unwrap().index;
+        let entry = region.session().thread_entry(index as usize);
+        #[inline(never)]
+        fn further_up(region: &TestRegion) -> bool {
+            region.record_as(POINTER, 1).is_some()
+        }
+        // Its stack pointer was deeper than we are now.
+        entry.inside.store(arch::stack_pointer() - (64 << 10), Relaxed);
+        assert!(further_up(&region));
+        assert_eq!(entry.inside.load(Relaxed), 0);
+        // On another stack the mark says nothing and stays.
+        entry.inside.store(arch::stack_pointer() ^ 1 << 40, Relaxed);
+        assert!(further_up(&region));
+        assert_ne!(entry.inside.load(Relaxed), 0);
+        // Even where it seems to be true it is broken in the end.
+        entry.inside.store(arch::stack_pointer() + 4096, Relaxed);
+        let passes = (0..=BUSY_PASSES_MAX).filter(|_| !further_up(&region)).count();
+        assert_eq!(passes as u32, BUSY_PASSES_MAX - 1);
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
             keep_free_bytes: args.keep_free,
         },
         native: args.native,
+        trace_python_allocators: args.trace_python_allocators,
     };
     let mut session = Session::start(&options).map_err(failed)?;
     for note_text in session.notes() {

@@ -87,6 +87,9 @@ struct AttachArgs {
     /// 10 seconds
     #[arg(long)]
     aggregate: bool,
+    /// Record every object that Python's own allocators hand out, small ones one by one
+    #[arg(long)]
+    trace_python_allocators: bool,
     /// Write the capture uncompressed
     #[arg(long)]
     no_compress: bool,

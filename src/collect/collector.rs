@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::atomic::Ordering;
 use wire::Allocator;
 use wire::region::{ABANDONED, THREAD_ENTRIES};
-use wire::ring::{Kind, REALLOC_BEGUN, REALLOC_FAILED, word_flags, word_kind, word_thread};
+use wire::ring::{Kind, OF_PYTHON, REALLOC_BEGUN, REALLOC_FAILED, word_flags, word_kind, word_thread};
 
 /// Where a thread's name comes from; asked once for each thread, while it probably still lives.
 pub trait ThreadNames {
@@ -93,6 +93,14 @@ pub struct Collector {
 /// A table index that is surely inside the table, whatever the tracee wrote.
 fn slot_of(index: u16) -> usize {
     usize::from(index) % THREAD_ENTRIES
+}
+
+/// Which of the two functions that free a record with these flags speaks of.
+fn freer(flags: u8) -> Allocator {
+    match flags & OF_PYTHON {
+        0 => Allocator::Free,
+        _ => Allocator::PymallocFree,
+    }
 }
 
 /// A block's size as its allocator's header has it, or 0, unknown.
@@ -255,7 +263,7 @@ impl Collector {
                 }
                 Some(allocator) => self.allocate(index, first, second, allocator, third),
             },
-            Kind::Free => self.free(index, first, believable(second)),
+            Kind::Free => self.free(index, first, believable(second), freer(word_flags(record.word))),
             Kind::ReallocBegin => self.realloc_begin(index, first, believable(second)),
             Kind::ReallocEnd => self.realloc_end(index, word_flags(record.word), record.body),
             Kind::MunmapBegin => {
@@ -393,10 +401,10 @@ impl Collector {
         self.recorder.allocation(number, address, bytes, allocator, stack);
     }
 
-    fn free(&mut self, index: u16, address: u64, usable_bytes: u64) {
+    fn free(&mut self, index: u16, address: u64, usable_bytes: u64, allocator: Allocator) {
         let number = self.thread(index).number;
         self.counters.frees += 1;
-        self.recorder.deallocation(number, address, Allocator::Free);
+        self.recorder.deallocation(number, address, allocator);
         match self.live.remove(&address) {
             Some(block) => self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(block.bytes),
             None => self.count_old_free(usable_bytes),
@@ -432,11 +440,15 @@ impl Collector {
                 }
             } else if known.is_none_or(|block| block.is_tentative) {
                 // Not if somebody else has the address by now: then the free was written for them.
-                self.free(index, old, usable_bytes);
+                self.free(index, old, usable_bytes, freer(flags));
             }
         }
         if flags & REALLOC_FAILED == 0 && address != 0 {
-            self.allocate(index, address, bytes, Allocator::Realloc, stack_id);
+            let allocator = match flags & OF_PYTHON {
+                0 => Allocator::Realloc,
+                _ => Allocator::PymallocRealloc,
+            };
+            self.allocate(index, address, bytes, allocator, stack_id);
         }
     }
 

@@ -1,12 +1,40 @@
 //! Which allocator Python uses for its objects, from the tables that `PyMem_SetAllocator` fills.
 
+use super::error::TablesError;
 use super::find::Runtime;
 use super::machine_code;
-use super::memory::{Memory, at};
+use super::memory::{Image, Memory, at};
 
 /// `PyMemAllocatorEx`: ctx, malloc, calloc, realloc, free.
 const TABLE_WORDS: usize = 5;
 const TABLE_BYTES: u32 = 8 * TABLE_WORDS as u32;
+
+/// One of CPython's three tables of functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllocatorTable {
+    /// Where its context stands; the functions follow, malloc, calloc, realloc, free.
+    pub address: u64,
+    pub context: u64,
+    pub functions: [u64; TABLE_WORDS - 1],
+}
+
+impl AllocatorTable {
+    /// The address of one of the functions' words.
+    pub fn slot(&self, function: usize) -> u64 {
+        at(self.address, 8 * (function as u32 + 1))
+    }
+
+    /// The same table as it is now.
+    pub fn read_again(&self, memory: &dyn Memory) -> Option<Self> {
+        let bytes: [u8; TABLE_BYTES as usize] = memory.array(self.address).ok()?;
+        let word = |index: usize| u64::from_le_bytes(bytes.as_chunks::<8>().0[index]);
+        Some(Self {
+            address: self.address,
+            context: word(0),
+            functions: [word(1), word(2), word(3), word(4)],
+        })
+    }
+}
 
 /// The values of the capture's header field (`python_allocator`).
 pub(super) const PYMALLOC: u8 = 1;
@@ -16,12 +44,18 @@ const OTHER: u8 = 4;
 const MIMALLOC: u8 = 5;
 const MIMALLOC_DEBUG: u8 = 6;
 
-/// Exported functions that call through the three tables.
+/// Exported functions that call through the three tables, in the tables' order.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct AllocatorFunctions {
-    pub raw_malloc: Option<u64>,
-    pub mem_malloc: Option<u64>,
-    pub object_malloc: Option<u64>,
+pub(super) struct AllocatorFunctions([[Option<u64>; TABLE_WORDS - 1]; 3]);
+
+impl AllocatorFunctions {
+    pub fn of(image: &impl Image) -> Self {
+        Self(
+            ["PyMem_Raw", "PyMem_", "PyObject_"].map(|domain| {
+                ["Malloc", "Calloc", "Realloc", "Free"].map(|name| image.symbol(&format!("{domain}{name}")))
+            }),
+        )
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,24 +114,51 @@ pub(super) fn python_allocator(memory: &dyn Memory, runtime: &Runtime) -> Option
 
 /// The tables raw, mem and object.
 fn tables(memory: &dyn Memory, runtime: &Runtime) -> Option<[Table; 3]> {
+    let [raw, mem, object] = places(memory, runtime)?;
     let read = |address| Table::read(memory, runtime, address);
+    Some([read(raw)?, read(mem)?, read(object)?])
+}
+
+/// Where the tables are.
+fn places(memory: &dyn Memory, runtime: &Runtime) -> Option<[u64; 3]> {
     if let Some(offset) = runtime.layout.runtime.allocators {
         let first = at(runtime.address, offset);
-        let place = |index: u32| at(first, index * TABLE_BYTES);
-        return Some([read(place(0))?, read(place(1))?, read(place(2))?]);
+        return Some([0, 1, 2].map(|index| at(first, index * TABLE_BYTES)));
     }
     // Private variables. A function that allocates through one loads its ctx or its malloc first; the two
     // are adjacent words.
+    let is_table = |address: &u64| Table::read(memory, runtime, *address).is_some();
     let decoded = |function: Option<u64>| {
         let references = machine_code::references(memory, function?);
-        references
-            .into_iter()
-            .find_map(|it| read(it).or_else(|| read(it.wrapping_sub(8))))
+        let around = references.into_iter().flat_map(|it| [it, it.wrapping_sub(8)]);
+        around.into_iter().find(is_table)
     };
-    let functions = runtime.allocator_functions;
-    Some([
-        decoded(functions.raw_malloc)?,
-        decoded(functions.mem_malloc)?,
-        decoded(functions.object_malloc)?,
-    ])
+    let [raw, mem, object] = runtime.allocator_functions.0;
+    Some([decoded(raw[0])?, decoded(mem[0])?, decoded(object[0])?])
+}
+
+/// The tables, proven: each of the twelve exported functions refers to its own word of its own table, which holds code.
+/// Only then may one be written.
+pub fn allocator_tables(memory: &dyn Memory, runtime: &Runtime) -> Result<[AllocatorTable; 3], TablesError> {
+    let version = runtime.version.to_string();
+    let places = places(memory, runtime).ok_or(TablesError::NotFound { version })?;
+    let mut tables = Vec::new();
+    for (place, functions) in places.into_iter().zip(runtime.allocator_functions.0) {
+        let unproven = || TablesError::Unproven {
+            version: runtime.version.to_string(),
+        };
+        let table = Table::read(memory, runtime, place).ok_or_else(unproven)?;
+        for (slot, function) in (8..).step_by(8).zip(functions) {
+            let refers = |function| machine_code::refers_to(memory, function, runtime.address, at(place, slot));
+            function.filter(|&it| refers(it)).ok_or_else(unproven)?;
+        }
+        tables.push(AllocatorTable {
+            address: place,
+            context: table.ctx,
+            functions: table.functions,
+        });
+    }
+    tables.try_into().map_err(|_| TablesError::NotFound {
+        version: runtime.version.to_string(),
+    })
 }

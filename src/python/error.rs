@@ -5,6 +5,39 @@ use std::fmt;
 use super::layout::SUPPORTED;
 use super::memory::ReadError;
 
+/// Why Python's own allocators can't be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TablesError {
+    /// Nothing shows where their tables are.
+    NotFound { version: String },
+    /// A function that must use a table does not refer to it.
+    Unproven { version: String },
+    /// They are in no module's file.
+    Elsewhere,
+}
+
+impl fmt::Display for TablesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound { version } => {
+                write!(
+                    f,
+                    "the tables of its Python allocators are not where CPython {version} has them"
+                )
+            }
+            Self::Unproven { version } => {
+                write!(
+                    f,
+                    "its CPython {version} does not use its allocators' tables as other builds do"
+                )
+            }
+            Self::Elsewhere => f.write_str("the tables of its Python allocators lie in no module"),
+        }
+    }
+}
+
+impl std::error::Error for TablesError {}
+
 /// Why no supported CPython was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FindError {

@@ -43,6 +43,14 @@ pub struct Runtime {
     pub(super) executable_ranges: Vec<Range<u64>>,
 }
 
+impl Runtime {
+    /// The same where functions of the interpreter's tables may also lie in these ranges, which are no image's.
+    pub fn with_code_in(mut self, ranges: impl IntoIterator<Item = Range<u64>>) -> Self {
+        self.executable_ranges.extend(ranges);
+        self
+    }
+}
+
 /// Finds the one running CPython among the images of a process.
 pub fn find<I: Image>(memory: &dyn Memory, images: &[I]) -> Result<Runtime, FindError> {
     let mut refusal = None;
@@ -113,11 +121,7 @@ fn inspect<I: Image>(memory: &dyn Memory, images: &[I], image: &I, address: u64)
         address,
         layout,
         code_types: images.iter().filter_map(|image| image.symbol("PyCode_Type")).collect(),
-        allocator_functions: AllocatorFunctions {
-            raw_malloc: image.symbol("PyMem_RawMalloc"),
-            mem_malloc: image.symbol("PyMem_Malloc"),
-            object_malloc: image.symbol("PyObject_Malloc"),
-        },
+        allocator_functions: AllocatorFunctions::of(image),
         executable_ranges: images.iter().flat_map(|i| i.executable_ranges().to_vec()).collect(),
     })
 }

@@ -20,6 +20,38 @@ pub(super) fn references(memory: &dyn Memory, function: u64) -> Vec<u64> {
         .collect()
 }
 
+/// Whether the beginning of `function` may load from or jump through the word at `address`: directly, or as a field of
+/// the structure at `base`, whose address it has taken.
+pub(super) fn refers_to(memory: &dyn Memory, function: u64, base: u64, address: u64) -> bool {
+    let references = references(memory, function);
+    if references.contains(&address) {
+        return true;
+    }
+    let takes_base = |it: &u64| *it == base || memory.u64(*it) == Ok(base);
+    let Some(offset) = offset_in(base, address) else {
+        return false;
+    };
+    let code = memory.bytes_up_to(function, FUNCTION_BYTES);
+    let uses_offset = |position: usize| field_used(&code[position..]) == Some(offset);
+    references.iter().any(takes_base) && (0..code.len()).any(uses_offset)
+}
+
+/// `mov reg, [reg+disp]`, `jmp [reg+disp]`, `call [reg+disp]`: the displacement.
+fn field_used(code: &[u8]) -> Option<u32> {
+    let (modrm, displacement_at) = match code {
+        [0x48 | 0x49 | 0x4c | 0x4d, 0x8b, modrm, ..] => (*modrm, 3),
+        [0xff, modrm, ..] if matches!(modrm >> 3 & 7, 2 | 4) => (*modrm, 2),
+        _ => return None,
+    };
+    // A base register of rsp means another encoding (SIB).
+    match modrm >> 6 {
+        _ if modrm & 7 == 4 => None,
+        1 => code.get(displacement_at).map(|&byte| u32::from(byte)),
+        2 => u32_in(code, displacement_at),
+        _ => None,
+    }
+}
+
 fn reference(code: &[u8], position: usize, function: u64) -> Option<u64> {
     let rest = &code[position..];
     match rest {

@@ -30,8 +30,9 @@ mod threads;
 mod version;
 mod walk;
 
+pub use allocators::{AllocatorTable, allocator_tables};
 pub use describe::{Description, describe};
-pub use error::FindError;
+pub use error::{FindError, TablesError};
 pub use find::{Runtime, find};
 pub use memory::{Image, Memory, ReadError};
 pub use proof::prove;

@@ -25,6 +25,10 @@ pub enum Error {
     Write(WriteError),
     /// The capture's file system is nearly full.
     NoDisk(PathBuf, Room),
+    /// What `--trace-python-allocators` needs.
+    Tables(python::TablesError),
+    /// A table of Python's allocators holds a hook of another build of memray.
+    ForeignHook,
     /// An aligned word written through `/proc/PID/mem` was seen half-written on this machine.
     TornWords,
     /// The kernel was told to forbid what slots behind RELRO need.
@@ -75,6 +79,10 @@ impl fmt::Display for Error {
             Self::Inject(error) => write!(f, "{error}"),
             Self::Borrow(error) => write!(f, "{error}"),
             Self::Python(error) => write!(f, "{error}"),
+            Self::Tables(error) => write!(f, "{error}"),
+            Self::ForeignHook => {
+                f.write_str("its Python allocators still lead through an earlier attach of another memray")
+            }
             Self::Output(error) => write!(f, "{error}"),
             Self::Write(error) => write!(f, "{error}"),
             Self::NoDisk(path, room) => write!(f, "the file system of {} has {room}", path.display()),
@@ -166,6 +174,10 @@ impl Error {
             Self::Inject(error) => error.fix(),
             Self::Borrow(error) => error.fix(),
             Self::Python(error) => error.fix(),
+            Self::Tables(_) => Some("leave out --trace-python-allocators".to_owned()),
+            Self::ForeignHook => {
+                Some("attach with the memray that was used before, or leave out --trace-python-allocators".to_owned())
+            }
             Self::Output(error) => Some(error.fix()),
             Self::Write(error) => error.fix(),
             Self::NoDisk(_, room) => Some(format!(

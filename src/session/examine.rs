@@ -315,6 +315,7 @@ impl Examination {
             ring_source,
             passage: self.facts.passage.and_then(Result::ok).unwrap_or(Passage::Unfiltered),
             description,
+            runtime,
             layout,
             tid_offset,
             main_tid,

@@ -3,6 +3,7 @@
 use super::Session;
 use super::checkpoint::{Checkpoint, Kept};
 use super::error::Error;
+use super::exchange;
 use super::guardian::Guardian;
 use super::native::Native;
 use super::place::withdraw;
@@ -194,6 +195,8 @@ impl Session {
     fn restore_slots(&mut self) -> Result<(), Error> {
         let maps = self.process.maps()?;
         self.hooks.forget_unloaded(&self.process, &mut self.landing, &maps)?;
+        let pause = exchange::put_back(&self.process, &maps, &self.landing, &self.borrow);
+        self.pause_us.extend(pause.map(|pause| pause.pause_us));
         restore_slots(&self.process, &mut self.landing)
     }
 

@@ -2,10 +2,15 @@
 //! change, because a new module wants hooking and ld.so's lazy binding can overwrite a hook.
 
 use super::error::Error;
+use super::exchange::{Direction, exchange};
 use super::journal::{Journal, Wanted};
 use super::landing::Landing;
 use super::payload::Image;
-use inject::{Binding, Images, LinkMaps, Mapping, Module, Originals, Process, RemoteAddr, Slot, Symbol};
+use super::python_allocators::PythonAllocators;
+use crate::python::TablesError;
+use inject::{
+    Binding, BorrowOptions, Images, LinkMaps, Mapping, Module, Originals, Pause, Process, RemoteAddr, Slot, Symbol,
+};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 use wire::landing::{JOURNAL_ENTRIES_MAX, JournalEntry};
@@ -25,6 +30,8 @@ pub struct Hooks {
     hooks: [u64; HOOK_COUNT],
     ours: Vec<Range<u64>>,
     journal: Journal,
+    /// Where Python's own allocators are followed, too.
+    python: Option<PythonAllocators>,
     hooked_count: usize,
     /// Slots left alone because they hold, or may come to hold, another function than the rest.
     different_count: usize,
@@ -49,6 +56,7 @@ impl Hooks {
                 .map(|landing| landing.header.text_start..landing.header.text_end)
                 .collect(),
             journal: Journal::default(),
+            python: None,
             hooked_count: 0,
             different_count: 0,
         };
@@ -86,6 +94,9 @@ impl Hooks {
             if reals[*hook as usize] == 0 {
                 reals[*hook as usize] = self.originals.function(index).unwrap_or(0);
             }
+        }
+        if let Some(python) = &self.python {
+            python.add_reals(&mut reals);
         }
         reals
     }
@@ -170,6 +181,43 @@ impl Hooks {
         }
         self.different_count = different_count;
         self.write(process, landing, wanted)
+    }
+
+    /// From now on Python's own allocators are to be hooked, too.
+    pub fn follow_python(&mut self, python: PythonAllocators) {
+        self.python = Some(python);
+    }
+
+    /// Points the functions of Python's allocators at their hooks, by a borrowed thread: once, before anything is live.
+    pub fn install_python(
+        &mut self,
+        process: &Process,
+        landing: &mut Landing,
+        image: &Image,
+        options: &BorrowOptions,
+    ) -> Result<Option<Pause>, Error> {
+        let Some(python) = &self.python else { return Ok(None) };
+        let maps = process.maps()?;
+        let mut wanted = Vec::new();
+        for entry in python.entries(&self.hooks) {
+            let holder = self.modules.iter().position(|it| it.is_mapped_at(&maps, entry.slot));
+            let Some(module) = holder else {
+                return Err(Error::Tables(TablesError::Elsewhere));
+            };
+            wanted.push(Wanted { module, entry });
+        }
+        self.journal.enter(process, landing, &self.modules, &wanted)?;
+        self.hooked_count += wanted.len();
+        exchange(process, &maps, landing, image, Direction::In, options)
+    }
+
+    /// What to say where the program has replaced allocators of Python's in the window.
+    pub fn python_is_replaced(&self, process: &Process) -> Option<&'static str> {
+        let is_replaced = self.python.as_ref()?.are_replaced(process, &self.hooks);
+        is_replaced.then_some(
+            "the program replaced Python's allocators in the window (tracemalloc, PyMem_SetAllocator): what they do since \
+             is recorded as far as they call the earlier ones, or malloc",
+        )
     }
 
     /// Looks for modules that came or went, then hooks what is to be hooked.

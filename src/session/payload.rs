@@ -10,7 +10,7 @@ use goblin::elf::reloc::R_X86_64_RELATIVE;
 use goblin::elf::{Elf, Sym};
 use std::fmt;
 use std::ops::Range;
-use wire::{HOOK_COUNT, HOOKED_SYMBOLS, PAGE_BYTES};
+use wire::{EXCHANGE_SYMBOL, HOOK_COUNT, Hook, PAGE_BYTES};
 
 #[cfg(test)]
 mod driven;
@@ -42,6 +42,8 @@ pub struct Image {
     pub flag_offset: u64,
     /// Offsets of the hooks' entries, indexed by [`wire::Hook`].
     pub hook_offsets: [u64; HOOK_COUNT],
+    /// Offsets of the code of [`wire::EXCHANGE_SYMBOL`], up to behind its system call.
+    pub exchange: Range<u64>,
     /// FNV-1a over the whole file: tells two builds apart.
     pub digest: u64,
     /// The span before relocation.
@@ -114,6 +116,12 @@ pub fn native_image() -> Result<Image, ImageError> {
     Image::parse(NATIVE_IMAGE)
 }
 
+/// The one of this program's payloads that has this digest.
+pub fn image_of(digest: u64) -> Option<Image> {
+    let images = [image(), native_image()];
+    images.into_iter().flatten().find(|image| image.digest == digest)
+}
+
 impl Image {
     /// Reads a payload from the bytes of its ELF file.
     pub fn parse(file: &[u8]) -> Result<Image, ImageError> {
@@ -125,14 +133,18 @@ impl Image {
         let span_bytes = bytes.len() as u64;
         let relocations = relative_relocations(&elf, span_bytes)?;
         let mut hook_offsets = [0; HOOK_COUNT];
-        for (_, hook) in HOOKED_SYMBOLS {
-            hook_offsets[*hook as usize] = entry_offset(&elf, &segments, hook.payload_symbol())?;
+        for hook in Hook::all() {
+            hook_offsets[hook as usize] = entry_offset(&elf, &segments, hook.payload_symbol())?;
         }
+        let exchange = entry_offset(&elf, &segments, EXCHANGE_SYMBOL)?;
+        // The symbol ends in the `ret` behind the system call.
+        let exchange_bytes = symbol(&elf, EXCHANGE_SYMBOL)?.st_size.saturating_sub(1);
         Ok(Image {
             span_bytes,
             config_offset: page_offset(&elf, &segments, "memray_config")?,
             flag_offset: page_offset(&elf, &segments, "memray_flag")?,
             hook_offsets,
+            exchange: exchange..exchange + exchange_bytes,
             digest: fnv1a(file),
             segments,
             bytes,

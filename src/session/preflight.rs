@@ -9,7 +9,7 @@ use super::lock::AttachLock;
 use super::payload::Image;
 use super::ring_memory::RingSource;
 use super::target;
-use crate::python::Description;
+use crate::python::{Description, Runtime};
 use inject::{BorrowOptions, Mapping, Passage, Process};
 use std::time::{Duration, Instant};
 use wire::config::PythonLayout;
@@ -119,6 +119,7 @@ pub struct Survey {
     pub ring_source: RingSource,
     pub passage: Passage,
     pub description: Description,
+    pub runtime: Runtime,
     pub layout: PythonLayout,
     pub tid_offset: u32,
     /// As the target sees it.

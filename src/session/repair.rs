@@ -1,11 +1,12 @@
 //! Putting a target back from what its landing says, whoever made the session and however it ended.
 
 use super::error::Error;
+use super::exchange;
 use super::landing::{Landing, Owner};
 use super::lock::AttachLock;
 use super::place::{RegionOwner, Wreck};
 use super::{control, target};
-use inject::{Handle, Mapping, Process, RemoteAddr, Topic};
+use inject::{BorrowOptions, Handle, Mapping, Process, RemoteAddr, Topic};
 use std::time::{Duration, Instant};
 use wire::landing::{FLAG_OFF, JOURNAL_BYTES};
 use wire::region::{RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry};
@@ -210,7 +211,10 @@ pub fn after_failure(process: &Process) -> bool {
 /// Switches off, puts slots back, withdraws the memory, takes the mark away. May be repeated at any point.
 fn repair(process: &Process, landing: &mut Landing, region: RegionOwner) -> Result<(), Error> {
     insist(|| landing.set_flag(process, FLAG_OFF))?;
-    // Before anything that stops a thread: a process that stands still can't be stopped, and needs this as much.
+    if let Ok(maps) = process.maps() {
+        exchange::put_back(process, &maps, landing, &BorrowOptions::default());
+    }
+    // Before anything else that stops a thread: a process that stands still can't be stopped, and needs this as much.
     restore_slots(process, landing)?;
     std::thread::sleep(IN_FLIGHT);
     // A call that the dead tool gave to a thread must not come after what is done here.

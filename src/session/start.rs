@@ -12,6 +12,7 @@ use super::native::{Native, Prepared};
 use super::output::Output;
 use super::place::{Placed, Shared, missing_bytes, place, write_image};
 use super::preflight::Survey;
+use super::python_allocators::PythonAllocators;
 use super::sampler::{Sampler, now_ms};
 use super::{repair, target};
 use crate::capture::{Appendix, FileFormat, Header, Writer, WriterOptions};
@@ -45,6 +46,8 @@ pub struct Options {
     pub aggregate: bool,
     /// Native stacks, too.
     pub native: bool,
+    /// Also follow Python's own allocators.
+    pub trace_python_allocators: bool,
 }
 
 impl Session {
@@ -54,7 +57,12 @@ impl Session {
         let clock = TickClock::start();
         // It comes up while we look.
         let guardian = Guardian::spawn(options.pid).map_err(Error::Guardian)?;
-        let found = Survey::make(options.pid, options.native).and_then(|survey| {
+        let found = Survey::make(options.pid, options.native).and_then(|mut survey| {
+            if options.trace_python_allocators {
+                let Survey { process, landings, .. } = &survey;
+                let python = PythonAllocators::find(process, survey.runtime.clone(), landings)?;
+                survey.hooks.follow_python(python);
+            }
             let output = Output::open(options.output.as_deref(), options.force, options.pid)?;
             Ok((survey, output))
         });
@@ -128,6 +136,11 @@ impl Survey {
             .extend(pause.disturbance.map(|disturbance| disturbance.to_string()));
         self.hooks.set_addresses(&self.image, &landing);
         self.hooks.install(&self.process, &mut landing)?;
+        let mut pauses = vec![pause];
+        let exchanged = self
+            .hooks
+            .install_python(&self.process, &mut landing, &self.image, &self.borrow)?;
+        pauses.extend(exchanged);
         // Before the target can touch a page itself, which would be charged to its cgroup.
         let _ = touched.join();
         landing.set_flag(&self.process, FLAG_ON)?;
@@ -164,7 +177,7 @@ impl Survey {
             attached_ms,
             modules_seen: 0,
             stopped_tid: pause.tid,
-            pause_us: vec![pause.pause_us],
+            pause_us: pauses.iter().map(|pause| pause.pause_us).collect(),
             notes: self.notes,
             warnings: Vec::new(),
         };
@@ -211,7 +224,7 @@ impl Survey {
             main_tid: MAIN_THREAD,
             skipped_frames_on_main_tid: 0,
             python_allocator: description.python_allocator,
-            trace_python_allocators: false,
+            trace_python_allocators: options.trace_python_allocators,
             track_object_lifetimes: false,
             libdest: description.libdest,
             site_packages: description.site_packages,

@@ -133,6 +133,9 @@ impl Session {
             let is_recheck = recheck.is_due(now);
             self.follow_modules(is_recheck);
             if is_recheck {
+                if let Some(warning) = self.hooks.python_is_replaced(&self.process) {
+                    self.warn(warning.to_owned());
+                }
                 self.collector
                     .release_dead_threads(|| target::threads(&self.process).into_iter().collect());
             }

@@ -1,11 +1,11 @@
-//! Holds a capture to what `native_calls.c` says that it did, record by record, in every category.
+//! Holds a capture to what `native_calls.c` and `python_calls.c` say that they did, record by record, in every category.
 
 use super::upstream::{Dump, FREE, Record};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// By the numbers that `native_calls.c` gives them.
-const CATEGORIES: [&str; 9] = [
+const CATEGORIES: [&str; 12] = [
     "malloc, calloc, free",
     "realloc, reallocarray",
     "aligned",
@@ -15,6 +15,9 @@ const CATEGORIES: [&str; 9] = [
     "in a signal handler",
     "left over",
     "in a thread's destructor",
+    "PyMem_Raw…",
+    "PyMem_…",
+    "PyObject_…",
 ];
 /// What nothing in the log accounts for.
 const NOT_OWED: &str = "nothing of these";
@@ -94,6 +97,7 @@ impl Table {
                     table.runs_count += 1;
                 }
                 "python" => table.python(number(line[1]), number(line[2]), line[3], dump, &mut threads),
+                "object" => table.small_object(&line, dump, &mut threads),
                 "threads" => table.native_threads(number(line[1]), dump),
                 "forked" => {
                     let size = number(line[1]);
@@ -197,6 +201,30 @@ impl Table {
         }
     }
 
+    /// One small object: exactly one record of its size has its stack, by an allocator of Python's.
+    fn small_object(&mut self, line: &[&str], dump: &Dump, threads: &mut HashMap<u64, u64>) {
+        const PYTHONS: [u64; 3] = [2, 3, 4];
+        let (size, tid, stack, stays) = (number(line[1]), number(line[2]), line[3], line[4] == "1");
+        let is_it = |record: &&Record| record.size == size && record.stack == stack;
+        let mut found = dump.records.iter().enumerate().filter(|(_, record)| is_it(record));
+        let first = found.next();
+        let extra = found.count();
+        let row = self.row("small objects");
+        row.owed += 1;
+        row.extra += extra;
+        let Some((index, record)) = first else {
+            row.missing += 1;
+            return;
+        };
+        row.wrong_threads += usize::from(*threads.entry(tid).or_insert(record.tid) != record.tid);
+        row.extra += usize::from(!PYTHONS.contains(&record.allocator));
+        let ends = |later: &Record| !later.is_allocation() && later.address == record.address;
+        let begins = |later: &Record| later.is_allocation() && later.address == record.address;
+        let rest = &dump.records[index + 1..];
+        let ended = rest.iter().find(|later| ends(later) || begins(later)).is_some_and(ends);
+        row.missing += usize::from(ended == stays);
+    }
+
     /// Four threads without Python: 2,001 blocks each, all but one freed, no stack.
     fn native_threads(&mut self, size: u64, dump: &Dump) {
         let mut tids = HashSet::new();
@@ -233,7 +261,11 @@ impl Table {
             "{self}{}",
             self.wrong.join("\n")
         );
-        assert!(self.rows.values().map(|row| row.owed).sum::<usize>() > 10_000, "{self}");
+    }
+
+    /// How many records are owed.
+    pub fn owed(&self) -> usize {
+        self.rows.values().map(|row| row.owed).sum()
     }
 }
 

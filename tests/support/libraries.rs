@@ -80,6 +80,8 @@ pub fn now() -> Library {
 pub struct Events<'a> {
     /// Environment of the target.
     pub environment: &'a [(&'a str, &'a str)],
+    /// More arguments of `attach`.
+    pub attach: &'a [&'a str],
 }
 
 /// Whether this interpreter can load C libraries.
@@ -143,7 +145,7 @@ fn run(python: &Interpreter, libraries: &Dir, before: &str, during: &str, events
     let mut target = Target::start(dir, command);
     let capture = libraries.file("capture.bin");
     let pid = target.pid_text();
-    Tool::new(&["attach", &pid, "-f", "-o", &capture]).succeed();
+    Tool::new(&[&["attach", &pid, "-f", "-o", &capture], events.attach].concat()).succeed();
     target.ask("go", "done");
     Tool::new(&["detach", &pid]).succeed();
     target.ask("report", "reported");
@@ -157,6 +159,7 @@ fn run(python: &Interpreter, libraries: &Dir, before: &str, during: &str, events
 fn assert_runs(log: &str, dump: &Dump) {
     let table = Table::of(log, dump);
     table.assert_right();
+    assert!(table.owed() > 10_000, "{table}");
     println!("{table}");
     assert_eq!(table.runs_count, 6 + 1 + 12 + 2);
 }

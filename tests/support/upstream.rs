@@ -44,6 +44,7 @@ pub fn script(python: PathBuf, name: &str, arguments: &[&str]) -> Output {
 }
 
 /// Allocator ids of the capture format.
+pub const PYMALLOC_FREE: u64 = 1;
 pub const FREE: u64 = 5;
 pub const MMAP: u64 = 14;
 pub const MUNMAP: u64 = 15;
@@ -61,7 +62,7 @@ pub struct Record {
 
 impl Record {
     pub fn is_allocation(&self) -> bool {
-        self.allocator != FREE && self.allocator != MUNMAP
+        ![PYMALLOC_FREE, FREE, MUNMAP].contains(&self.allocator)
     }
 }
 
@@ -115,7 +116,7 @@ impl Dump {
     pub fn assert_no_address_twice_alive(&self) {
         let mut alive: HashMap<u64, &Record> = HashMap::new();
         for record in &self.records {
-            if record.allocator == FREE {
+            if [PYMALLOC_FREE, FREE].contains(&record.allocator) {
                 alive.remove(&record.address);
             } else if record.is_allocation() && record.allocator != MMAP {
                 let before = alive.insert(record.address, record);

@@ -3,7 +3,7 @@
 //! What makes it survive the tracer's death at any instruction: before its registers are touched, a complete
 //! signal frame lies on the thread's own stack, and the borrowed stack pointer points at the address of libc's
 //! `rt_sigreturn` stub. System calls are made by a `syscall; ret` found in libc and driven by PTRACE_SYSCALL.
-//! Nothing is ever single-stepped, and no code is written.
+//! Nothing is ever single-stepped, and no code is written here.
 //!
 //! Where the tracer can die, and what the thread then does by itself. The kernel detaches the tracees of a thread
 //! that dies and lets them run on from where they stand; a syscall stop is passed like one that nobody looks at.
@@ -17,6 +17,7 @@
 //! | SETREGSET of the borrowed state | rip at `syscall; ret`, rsp at the frame, rax = getpid | getpid, `ret` into the `rt_sigreturn` stub, which loads registers, xstate and mask from the frame |
 //! | SETSIGMASK of everything | the same, no signals | the same; the mask comes back with the frame. The reverse order would leave a thread with its own registers and all signals blocked |
 //! | SETREGSET for a call | the same, rax and arguments for the call | makes that call, then as above |
+//! | SETREGSET to run a piece of code | rip in that code, rsp at the frame | runs it up to its system call, then as above |
 //! | SYSCALL, the entry stop seen | the same, inside the call | completes the call, then as above |
 //! | SYSCALL, the exit stop seen | rip at `ret`, the call's result in rax | as above |
 //! | SETSIGMASK of its own mask | rip at `ret`, its own mask | the same; a signal that comes now is handled below the frame |
@@ -344,6 +345,32 @@ impl<'a> Borrowed<'a> {
             }),
             value => Ok(value as u64),
         }
+    }
+
+    /// Has the thread run `code`, which touches no stack, calls nothing and ends in a system call without effect. The
+    /// range ends behind that `syscall` instruction; a `ret` must follow, which is the way back should we die.
+    pub fn run(&mut self, code: Range<u64>, arguments: [u64; 3]) -> Result<(), Error> {
+        let [first, second, third] = arguments;
+        let registers = Registers {
+            rip: code.start,
+            ..self.borrowed.calling(0, [first, second, third, 0, 0, 0])
+        };
+        let tid = self.tid;
+        fault::pass(Call::Remote, self.process.pid()).map_err(|errno| Error::RemoteSyscall {
+            name: "exchange",
+            errno,
+        })?;
+        let tracee = self.tracee()?;
+        tracee.set_registers(&registers)?;
+        tracee.run_to_syscall_stop()?;
+        tracee.run_to_syscall_stop()?;
+        if tracee.registers()?.rip != code.end {
+            return Err(Error::Unexpected {
+                what: "left the code that it was asked to run",
+                tid,
+            });
+        }
+        Ok(())
     }
 
     pub fn mmap(

@@ -59,10 +59,42 @@ pub enum Hook {
     FreeAlignedSized = 18,
     Sbrk = 19,
     Brk = 20,
+    RawMalloc = 21,
+    RawCalloc = 22,
+    RawRealloc = 23,
+    RawFree = 24,
+    MemMalloc = 25,
+    MemCalloc = 26,
+    MemRealloc = 27,
+    MemFree = 28,
+    ObjectMalloc = 29,
+    ObjectCalloc = 30,
+    ObjectRealloc = 31,
+    ObjectFree = 32,
 }
 
 /// How many [`Hook`]s there are.
-pub const HOOK_COUNT: usize = 21;
+pub const HOOK_COUNT: usize = 33;
+
+/// The hooks of Python's allocators, by domain (raw, mem, object) and in the order of `PyMemAllocatorEx`: malloc, calloc,
+/// realloc, free. They are called with the table's context before the function's own arguments. No symbol names them:
+/// the tool finds CPython's tables itself.
+pub const PYTHON_HOOKS: [[Hook; 4]; 3] = [
+    [Hook::RawMalloc, Hook::RawCalloc, Hook::RawRealloc, Hook::RawFree],
+    [Hook::MemMalloc, Hook::MemCalloc, Hook::MemRealloc, Hook::MemFree],
+    [
+        Hook::ObjectMalloc,
+        Hook::ObjectCalloc,
+        Hook::ObjectRealloc,
+        Hook::ObjectFree,
+    ],
+];
+
+/// The payload's code that exchanges words of the tracee for others, each by a compare-and-exchange: for words that
+/// the tracee itself may be writing. A thread that the tool has borrowed runs it. Arguments: the first of some
+/// [`landing::JournalEntry`], their number, and 0 to put `new` where `old` stands, 1 for the reverse. Ends in a system
+/// call without effect and a `ret`.
+pub const EXCHANGE_SYMBOL: &str = "memray_exchange";
 
 /// A symbol as modules import it, and the hook that answers to it. The payload exports
 /// `memray_hook_<function>` for each hook, e.g. `memray_hook_malloc`.
@@ -92,6 +124,12 @@ pub const HOOKED_SYMBOLS: &[(&str, Hook)] = &[
 ];
 
 impl Hook {
+    /// Every hook: those of symbols, then those of Python's allocators. A hook with two symbols comes twice.
+    pub fn all() -> impl Iterator<Item = Hook> {
+        let of_symbols = HOOKED_SYMBOLS.iter().map(|(_, hook)| *hook);
+        of_symbols.chain(PYTHON_HOOKS.into_iter().flatten())
+    }
+
     /// The payload's exported symbol for this hook.
     pub const fn payload_symbol(self) -> &'static str {
         match self {
@@ -116,6 +154,18 @@ impl Hook {
             Hook::FreeAlignedSized => "memray_hook_free_aligned_sized",
             Hook::Sbrk => "memray_hook_sbrk",
             Hook::Brk => "memray_hook_brk",
+            Hook::RawMalloc => "memray_hook_raw_malloc",
+            Hook::RawCalloc => "memray_hook_raw_calloc",
+            Hook::RawRealloc => "memray_hook_raw_realloc",
+            Hook::RawFree => "memray_hook_raw_free",
+            Hook::MemMalloc => "memray_hook_mem_malloc",
+            Hook::MemCalloc => "memray_hook_mem_calloc",
+            Hook::MemRealloc => "memray_hook_mem_realloc",
+            Hook::MemFree => "memray_hook_mem_free",
+            Hook::ObjectMalloc => "memray_hook_object_malloc",
+            Hook::ObjectCalloc => "memray_hook_object_calloc",
+            Hook::ObjectRealloc => "memray_hook_object_realloc",
+            Hook::ObjectFree => "memray_hook_object_free",
         }
     }
 }

@@ -140,8 +140,15 @@ pub struct ThreadEntry {
     /// 1 once this thread called dlopen, dlmopen or dlclose and no dlsym since.
     pub modules_pending: AtomicU32,
     _rest_pad: u32,
-    _rest: [u64; 4],
+    /// While this thread is inside of an allocator that was recorded as a whole: the stack pointer there. What that calls in
+    /// turn, deeper in the same stack, is part of what was recorded. Else 0.
+    pub inside: AtomicU64,
+    _rest: [u64; 3],
 }
+
+/// How deep below [`ThreadEntry::inside`] an allocator's own calls may be. What is farther off is on another stack: in a
+/// signal handler, or in a coroutine.
+pub const INSIDE_BYTES_MAX: u64 = 256 << 10;
 
 /// [`ThreadEntry::tid`] of an entry that the tool is freeing or has freed. No thread has this id.
 pub const TID_FREEING: u32 = u32::MAX;

@@ -51,12 +51,13 @@ pub enum Kind {
     Pad = 1,
     /// address, size, stack id; `flags` is the [`crate::Allocator`]. Size of calloc is the product.
     Allocation = 2,
-    /// address, the block's usable bytes or 0 where unknown, 0. Written before the real free.
+    /// address, the block's usable bytes or 0 where unknown, 0; `flags`: [`OF_PYTHON`]. Written before the real free.
     Free = 3,
-    /// old address, its usable bytes or 0, 0. Written before the real realloc of a non-null pointer: a
-    /// tentative free, confirmed or cancelled by this thread's next `ReallocEnd`.
+    /// old address, its usable bytes or 0, 0; `flags`: [`OF_PYTHON`]. Written before the real realloc of a non-null
+    /// pointer: a tentative free, confirmed or cancelled by this thread's next `ReallocEnd`.
     ReallocBegin = 4,
-    /// new address (0: none), size, stack id; `flags`: see [`REALLOC_BEGUN`], [`REALLOC_FAILED`].
+    /// new address (0: none), size, stack id; `flags`: see [`REALLOC_BEGUN`], [`REALLOC_FAILED`],
+    /// [`OF_PYTHON`].
     ReallocEnd = 5,
     /// address, length, 0. Written before the real munmap: tentative until this thread's `MunmapEnd`.
     MunmapBegin = 6,
@@ -105,6 +106,8 @@ impl Kind {
 pub const REALLOC_BEGUN: u8 = 1;
 /// `flags` of [`Kind::ReallocEnd`]: realloc returned null for a size above 0, so the old block still lives.
 pub const REALLOC_FAILED: u8 = 2;
+/// `flags` of [`Kind::Free`], [`Kind::ReallocBegin`] and [`Kind::ReallocEnd`]: by one of Python's allocators.
+pub const OF_PYTHON: u8 = 4;
 
 /// The word of a committed slot.
 pub const fn word(lap: u32, thread: u16, flags: u8, kind: Kind) -> u64 {

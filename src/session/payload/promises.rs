@@ -26,6 +26,7 @@ promises!(
     no_page_is_writable_and_executable_and_the_landing_stays_small,
     config_and_flag_are_alone_on_their_pages_and_start_out_empty,
     every_entry_ends_in_a_jump_through_its_own_word_of_the_config,
+    the_exchange_ends_in_a_system_call_and_a_return_and_touches_no_stack,
     relocated_words_hold_addresses_at_the_base,
     segments_are_whole_pages_that_cover_what_the_file_says,
     a_damaged_image_is_refused_or_read_and_never_panics,
@@ -148,14 +149,14 @@ fn every_entry_ends_in_a_jump_through_its_own_word_of_the_config(file: &'static 
     let elf = elf(file);
     let image = Image::parse(file).unwrap();
     let bytes = image.materialise(0);
-    for (_, hook) in HOOKED_SYMBOLS {
+    for hook in Hook::all() {
         let symbol = symbol(&elf, hook.payload_symbol()).unwrap();
-        assert_eq!(symbol.st_value, image.hook_offsets[*hook as usize]);
+        assert_eq!(symbol.st_value, image.hook_offsets[hook as usize]);
         let end = (symbol.st_value + symbol.st_size) as usize;
         let jump = &bytes[end - 6..end];
         assert_eq!(jump[..2], [0xff, 0x25], "{hook:?}: jmp qword ptr [rip + displacement]");
         let displacement = i32::from_le_bytes(jump[2..].try_into().unwrap());
-        let word = image.config_offset + offset_of!(Config, real) as u64 + 8 * *hook as u64;
+        let word = image.config_offset + offset_of!(Config, real) as u64 + 8 * hook as u64;
         assert_eq!((end as u64).wrapping_add_signed(displacement as i64), word, "{hook:?}");
     }
     // Only the looking ones call before they jump; the others jump at once when off.
@@ -163,6 +164,18 @@ fn every_entry_ends_in_a_jump_through_its_own_word_of_the_config(file: &'static 
         symbol(&elf, Hook::Dlsym.payload_symbol()).unwrap().st_size
             > symbol(&elf, Hook::Malloc.payload_symbol()).unwrap().st_size
     );
+}
+
+/// A borrowed thread runs it: all that brings it back, should the tool die, is the `ret` behind its system call.
+fn the_exchange_ends_in_a_system_call_and_a_return_and_touches_no_stack(file: &'static [u8]) {
+    let image = Image::parse(file).unwrap();
+    let bytes = image.materialise(0);
+    let code = &bytes[image.exchange.start as usize..image.exchange.end as usize + 1];
+    assert_eq!(code[code.len() - 3..], [0x0f, 0x05, 0xc3], "syscall; ret");
+    assert!(code.len() < 80);
+    // push and pop of any register, call, and loads or stores by way of the stack pointer (a SIB byte 0x24).
+    let is_stack = |byte: &u8| (0x50..=0x5f).contains(byte) || *byte == 0xe8 || *byte == 0x24;
+    assert!(!code.iter().any(is_stack), "{code:x?}");
 }
 
 fn relocated_words_hold_addresses_at_the_base(file: &'static [u8]) {

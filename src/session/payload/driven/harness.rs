@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, compiler_fence};
 use wire::config::{Config, PythonLayout};
 use wire::region::{Losses, RING_OFFSET, RegionHeader, region_bytes};
 use wire::ring::{Kind, Slot, lap_of, word_flags, word_kind, word_lap, word_thread};
-use wire::{HOOKED_SYMBOLS, Hook, PAGE_BYTES};
+use wire::{Hook, PAGE_BYTES};
 
 /// A committed slot, apart from its thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +42,7 @@ impl Driven {
         let library = load_a_copy();
         // SAFETY: the names are the image's own symbols; statics and functions, whose addresses are taken.
         let address = |name: &str| unsafe { *library.get::<*mut ()>(name.as_bytes()).unwrap() } as u64;
-        let hooks = HOOKED_SYMBOLS
-            .iter()
-            .map(|(_, hook)| (*hook, address(hook.payload_symbol())))
-            .collect();
+        let hooks = Hook::all().map(|hook| (hook, address(hook.payload_symbol()))).collect();
         let mut region = MmapMut::map_anon(region_bytes(slots) as usize).unwrap();
         let (config, flag) = (
             address("memray_config") as *mut Config,
