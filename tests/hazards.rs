@@ -9,11 +9,9 @@ enum Held {
     Test(&'static str, &'static str),
     /// A place that obeys it, known by words that stand there.
     Place(&'static str, &'static str),
-    /// What the rule speaks of does not exist: words that the file must not have.
-    Absent(&'static str, &'static str),
 }
 
-use Held::{Absent, Place, Test};
+use Held::{Place, Test};
 
 const RULES: &[(&str, &[Held])] = &[
     (
@@ -171,8 +169,10 @@ const RULES: &[(&str, &[Held])] = &[
     (
         "Python's allocator tables are written under conditions only",
         &[
-            Absent("src/cli/mod.rs", "trace-python-allocators"),
-            Absent("src/cli/mod.rs", "trace_python_allocators"),
+            Test("tests/python_allocators.rs", "replaced_while_windows_come_and_go"),
+            Test("tests/python_allocators.rs", "tracemalloc_across_windows"),
+            Test("tests/python_allocators.rs", "killed"),
+            Place("src/session/exchange.rs", "(hazard 20)"),
         ],
     ),
     (
@@ -273,10 +273,9 @@ fn every_rule_is_held_somewhere() {
         let number = index + 1;
         assert!(!held.is_empty(), "rule {number}, {rule}, is held by nothing");
         for held in *held {
-            let (file, words, wanted) = match held {
-                Test(file, name) => (file, (*name).to_owned(), true),
-                Place(file, words) => (file, (*words).to_owned(), true),
-                Absent(file, words) => (file, (*words).to_owned(), false),
+            let (file, words) = match held {
+                Test(file, name) => (file, (*name).to_owned()),
+                Place(file, words) => (file, (*words).to_owned()),
             };
             let text = std::fs::read_to_string(root().join(file))
                 .unwrap_or_else(|error| panic!("rule {number}, {rule}: {file}: {error}"));
@@ -284,7 +283,7 @@ fn every_rule_is_held_somewhere() {
                 Test(..) => text.contains(&format!("fn {words}(")),
                 _ => text.contains(&words),
             };
-            assert_eq!(is_there, wanted, "rule {number}, {rule}: {words:?} in {file}");
+            assert!(is_there, "rule {number}, {rule}: {words:?} in {file}");
         }
     }
 }

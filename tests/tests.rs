@@ -64,6 +64,8 @@ mod places_seccomp;
 mod pointers;
 /// Python's own allocators: every object, once, by the name of its domain's function.
 mod python_allocators;
+/// Stacks of the rarer kinds: long names, no line table, other interpreters, greenlets, profile functions.
+mod python_stacks;
 /// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.
 mod refusals;
 /// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.

@@ -95,17 +95,14 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
             ended.appendix.pause_us.iter().sum::<u64>()
         ));
     }
-    print_answer(ended, &signals)
+    print_answer(ended, args.pid, &signals)
 }
-
-/// With this each small object is a malloc of its own, which attach then sees.
-const SMALL_OBJECTS_COMMAND: &str = "PYTHONMALLOC=malloc python …, then memray attach";
 
 /// Rows of the table after a window.
 const ANSWER_ROWS: usize = 15;
 
 /// Prints the answer; a second Ctrl-C while it is worked out skips it.
-fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
+fn print_answer(ended: Ended, pid: i32, signals: &Signals) -> Result<(), Failure> {
     let width = ui::width();
     let color = ui::use_color();
     // The capture is complete, whatever happens here.
@@ -116,7 +113,7 @@ fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
     let failed = |why: String| Failure::new(format!("cannot work out the answer: {why}"), look_later.clone());
     let worker = std::thread::Builder::new().spawn(move || {
         let mut text = Vec::new();
-        answer_text(&ended, width, color, &mut text).map(|()| text)
+        answer_text(&ended, pid, width, color, &mut text).map(|()| text)
     });
     let worker = worker.map_err(|error| failed(error.to_string()))?;
     while !worker.is_finished() {
@@ -144,7 +141,7 @@ fn print_answer(ended: Ended, signals: &Signals) -> Result<(), Failure> {
     Ok(())
 }
 
-fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> Result<(), Failure> {
+fn answer_text(ended: &Ended, pid: i32, width: usize, color: bool, out: &mut Vec<u8>) -> Result<(), Failure> {
     let kept_path = ended.kept.as_ref().map(session::Kept::path);
     let capture = ui::escape::shell_word(ended.path.as_os_str().as_bytes());
     let lines = leaks_of(kept_path.as_ref().unwrap_or(&ended.path))?;
@@ -170,7 +167,7 @@ fn answer_text(ended: &Ended, width: usize, color: bool, out: &mut Vec<u8>) -> R
         pauses_us: &appendix.pause_us,
         left_over_bytes: appendix.left_over_bytes,
         capture: ended.kept.is_none().then_some(&capture),
-        small_objects_command: Some(SMALL_OBJECTS_COMMAND),
+        small_objects_command: Some(&format!("memray attach --trace-python-allocators {pid}")),
     };
     let options = report::LeaksOptions {
         max_rows: ANSWER_ROWS,

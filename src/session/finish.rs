@@ -197,6 +197,8 @@ impl Session {
         self.hooks.forget_unloaded(&self.process, &mut self.landing, &maps)?;
         let pause = exchange::put_back(&self.process, &maps, &self.landing, &self.borrow);
         self.pause_us.extend(pause.map(|pause| pause.pause_us));
+        self.warnings
+            .extend(pause.and_then(|pause| pause.disturbance).map(|it| it.to_string()));
         restore_slots(&self.process, &mut self.landing)
     }
 

@@ -140,6 +140,11 @@ impl Survey {
         let exchanged = self
             .hooks
             .install_python(&self.process, &mut landing, &self.image, &self.borrow)?;
+        self.notes.extend(
+            exchanged
+                .and_then(|pause| pause.disturbance)
+                .map(|disturbance| disturbance.to_string()),
+        );
         pauses.extend(exchanged);
         // Before the target can touch a page itself, which would be charged to its cgroup.
         let _ = touched.join();

@@ -35,7 +35,7 @@ pub struct Row {
 /// Figures by category, and the first few lines of what is wrong.
 #[derive(Default)]
 pub struct Table {
-    rows: BTreeMap<&'static str, Row>,
+    rows: BTreeMap<String, Row>,
     wrong: Vec<String>,
     pub runs_count: usize,
 }
@@ -58,6 +58,16 @@ struct Event {
 
 fn number(text: &str) -> u64 {
     text.parse().unwrap_or_else(|_| panic!("a number in the log: {text:?}"))
+}
+
+/// Whether a record's stack is the one in the log, where `*` is any line.
+fn is_stack(stack: &str, wanted: &str) -> bool {
+    let (frames, wanted): (Vec<&str>, Vec<&str>) = (stack.split('\x1e').collect(), wanted.split('\x1e').collect());
+    let is_one = |(frame, wanted): (&&str, &&str)| match wanted.strip_suffix('*') {
+        Some(start) => frame.starts_with(start),
+        None => frame == wanted,
+    };
+    frames.len() == wanted.len() && frames.iter().zip(&wanted).all(is_one)
 }
 
 impl Table {
@@ -96,7 +106,7 @@ impl Table {
                     );
                     table.runs_count += 1;
                 }
-                "python" => table.python(number(line[1]), number(line[2]), line[3], dump, &mut threads),
+                "python" => table.python(&line, dump, &mut threads),
                 "object" => table.small_object(&line, dump, &mut threads),
                 "threads" => table.native_threads(number(line[1]), dump),
                 "forked" => {
@@ -113,8 +123,8 @@ impl Table {
         table
     }
 
-    fn row(&mut self, category: &'static str) -> &mut Row {
-        self.rows.entry(category).or_default()
+    fn row(&mut self, category: &str) -> &mut Row {
+        self.rows.entry(category.to_owned()).or_default()
     }
 
     fn note(&mut self, wrong: String) {
@@ -184,20 +194,24 @@ impl Table {
         }
     }
 
-    /// One object of Python's in a thread that C made.
-    fn python(&mut self, size: u64, tid: u64, stack: &str, dump: &Dump, threads: &mut HashMap<u64, u64>) {
+    /// One object of Python's, of a size of its own.
+    fn python(&mut self, line: &[&str], dump: &Dump, threads: &mut HashMap<u64, u64>) {
+        let (size, tid, stack) = (number(line[1]), number(line[2]), line[3]);
+        let category = line.get(4).copied().unwrap_or("Python, entered by C");
         let mut found = dump.records.iter().filter(|record| record.size == size);
         let record = found.next();
         let extra = found.count();
-        let row = self.row("Python, entered by C");
+        let row = self.row(category);
         row.owed += 1;
         row.extra += extra;
-        match record {
-            None => row.missing += 1,
-            Some(record) => {
-                row.wrong_stacks += usize::from(record.stack != stack);
-                row.wrong_threads += usize::from(*threads.entry(tid).or_insert(record.tid) != record.tid);
-            }
+        let Some(record) = record else {
+            row.missing += 1;
+            return self.note(format!("{category}: {size} bytes are missing"));
+        };
+        row.wrong_threads += usize::from(*threads.entry(tid).or_insert(record.tid) != record.tid);
+        if !is_stack(&record.stack, stack) {
+            row.wrong_stacks += 1;
+            self.note(format!("{category}: stack {:?}, should be {stack:?}", record.stack));
         }
     }
 

@@ -1,0 +1,271 @@
+"""Allocates on stacks of the rarer kinds, and writes down each of them.
+
+usage: python_stacks.py LOG [greenlet]
+
+Prints `ready`, then: `go` makes the allocations and answers `done`; `report` writes LOG and answers `done`, or says
+`failed` and why if a profile or trace function of the program's own has not seen what it should have. LOG,
+tab-separated:
+
+    python  size  tid  stack  category      a bytearray of this size, used nowhere else
+
+A stack is leaf first, frames separated by \\x1e, each `function \\x1f file \\x1f line`; `*` is any line.
+"""
+import cProfile
+import os
+import sys
+import threading
+
+KEEP = []
+LOG = []
+# Emptied when the window is over.
+OPEN = [True]
+_size = 900001
+
+
+def next_size():
+    global _size
+    _size += 16
+    return _size
+
+
+def stack_of(frame):
+    frames = []
+    while frame is not None:
+        line = "*" if frame.f_code.co_name == "without_lines" else frame.f_lineno
+        frames.append("%s\x1f%s\x1f%s" % (frame.f_code.co_name, frame.f_code.co_filename, line))
+        frame = frame.f_back
+    return "\x1e".join(frames)
+
+
+def note(made, category):
+    """Writes down what the caller has made on the line that it calls from."""
+    KEEP.append(made)
+    if OPEN:
+        LOG.append(("python", made.__alloc__(), threading.get_native_id(), stack_of(sys._getframe(1)), category))
+
+
+# --- names
+
+def names():
+    for characters in ("n", "é", "名"):
+        for length in (300, 2000):
+            name, directory = characters * length, characters * 200
+            source = "def %s():\n    note(bytearray(size()), 'long names')\n%s()\n" % (name, name)
+            exec(compile(source, "/srv/%s/app.py" % directory, "exec"), {"note": note, "size": next_size})
+
+
+# --- code without a line table
+
+def without_lines():
+    note(bytearray(next_size()), "without a line table")
+
+
+def lineless():
+    code = without_lines.__code__
+    table = {"co_lnotab": b""} if sys.version_info < (3, 10) else {"co_linetable": b""}
+    function = type(without_lines)(code.replace(**table), globals())
+    function()
+
+
+# --- functions of the program's own on every call, from before the window until after it
+
+def called(depth):
+    note(bytearray(next_size()), "under cProfile, profile and trace functions")
+    if depth:
+        called(depth - 1)
+
+
+class Watched:
+    """A thread with a profile or a trace function."""
+
+    def __init__(self, install):
+        self.install, self.events = install, 0
+        self.ready, self.begin, self.done = threading.Event(), threading.Event(), threading.Event()
+        self.end = threading.Event()
+        self.failed = None
+        self.thread = threading.Thread(target=self.body, daemon=True)
+        self.thread.start()
+        self.ready.wait()
+
+    def on_event(self, frame, event, argument):
+        if frame.f_code is called.__code__ and event == "call":
+            self.events += 1
+        return None
+
+    def body(self):
+        function = self.on_event
+        getattr(sys, "set" + self.install)(function)
+        self.ready.set()
+        self.begin.wait()
+        called(3)
+        self.done.set()
+        self.end.wait()
+        called(0)
+        if getattr(sys, "get" + self.install)() != function:
+            self.failed = "its %s function is gone" % self.install
+        getattr(sys, "set" + self.install)(None)
+        if self.events != 5:
+            self.failed = "its %s function saw %d of 5 calls" % (self.install, self.events)
+
+
+def profiled():
+    called(2)
+
+
+# --- C between Python's frames
+
+def through_c():
+    sorted([2, 1], key=keyed)
+    max([1], key=lambda x: sorted([x], key=keyed))
+    try:
+        import ctypes
+    except ImportError:
+        return
+    compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(compared)
+    ctypes.CDLL(None).qsort(ctypes.create_string_buffer(2), 2, 1, compare)
+
+
+def keyed(value):
+    note(bytearray(next_size()), "C between Python's frames")
+    return value
+
+
+def compared(left, right):
+    note(bytearray(next_size()), "C between Python's frames")
+    return 0
+
+
+# --- other interpreters
+
+SUB = """
+def deep(depth):
+    if depth:
+        return deep(depth - 1)
+    import sys, threading
+    made = bytearray(%(size)d)
+    frame, frames = sys._getframe(), []
+    while frame is not None:
+        line = frame.f_lineno - (3 if not frames else 0)
+        frames.append("%%s\\x1f%%s\\x1f%%d" %% (frame.f_code.co_name, frame.f_code.co_filename, line))
+        frame = frame.f_back
+    row = ("python", str(made.__alloc__()), str(threading.get_native_id()), "\\x1e".join(frames), "%(category)s")
+    sys.kept = made
+    with open(%(path)r, "a") as out:
+        out.write("\\t".join(row) + "\\n")
+deep(3)
+"""
+
+
+def run_in(module, interpreter, path, category):
+    size = next_size()
+    # Up to 3.11 a thread that enters another interpreter is seen where it left its first one. 3.12 lends every thread the
+    # state of the one that made the interpreter (gh-109860), whose frames nobody else may walk: no stack.
+    is_lent = sys.version_info[:2] == (3, 12) and threading.current_thread() is not threading.main_thread()
+    is_own = sys.version_info >= (3, 12) and not is_lent
+    code = SUB % {"size": size, "path": path if is_own else os.devnull, "category": category}
+    stack = stack_of(sys._getframe()).split("\x1e")
+    stack[0] = stack[0].rsplit("\x1f", 1)[0] + "\x1f%d" % (sys._getframe().f_lineno + 1)
+    module.run_string(interpreter, code)
+    if not is_own:
+        stack = "" if is_lent else "\x1e".join(stack)
+        LOG.append(("python", size + 1, threading.get_native_id(), stack, category))
+
+
+def interpreters(path):
+    try:
+        import _interpreters as module
+    except ImportError:
+        import _xxsubinterpreters as module
+    made = [module.create()]
+    if sys.version_info >= (3, 13):
+        made.append(module.create("legacy"))
+    elif sys.version_info >= (3, 12):
+        made.append(module.create(isolated=False))
+    for interpreter in made:
+        run_in(module, interpreter, path, "in other interpreters")
+        thread = threading.Thread(target=run_in, args=(module, interpreter, path, "in other interpreters"))
+        thread.start()
+        thread.join()
+    for interpreter in made:
+        module.destroy(interpreter)
+
+
+# --- greenlets
+
+def greenlets():
+    import greenlet
+
+    def ping(depth):
+        if depth:
+            return ping(depth - 1)
+        for _ in range(5):
+            note(bytearray(next_size()), "greenlets")
+            other.switch()
+        note(bytearray(next_size()), "greenlets")
+
+    def pong():
+        while True:
+            note(bytearray(next_size()), "greenlets")
+            deeper_pong()
+
+    def deeper_pong():
+        first.switch()
+        note(bytearray(next_size()), "greenlets")
+
+    first, other = greenlet.greenlet(ping), greenlet.greenlet(pong)
+    first.switch(40)
+    assert first.dead
+    note(bytearray(next_size()), "greenlets")
+    other.throw()
+
+
+def main(log, kind=None):
+    profiler = cProfile.Profile()
+    watched = []
+    if kind is None:
+        watched = [Watched("profile"), Watched("trace")]
+        profiler.enable()
+    os.write(1, b"ready\n")
+    while True:
+        command = os.read(0, 100).strip()
+        if command == b"go" and kind == "greenlet":
+            greenlets()
+            thread = threading.Thread(target=greenlets)
+            thread.start()
+            thread.join()
+        elif command == b"go":
+            profiled()
+            for one in watched:
+                one.begin.set()
+                one.done.wait()
+            names()
+            lineless()
+            through_c()
+            profiler.disable()
+            interpreters(log + ".others")
+        elif command == b"report":
+            failed = []
+            OPEN.clear()
+            for one in watched:
+                one.end.set()
+                one.thread.join()
+                failed.append(one.failed)
+            if watched:
+                calls = {entry.code: entry.callcount for entry in profiler.getstats()}
+                # Three of its own thread; from 3.12 on also eight of all others.
+                if calls.get(called.__code__) not in (3, 11):
+                    failed.append("cProfile saw %r" % calls.get(called.__code__))
+            others = open(log + ".others").read() if os.path.exists(log + ".others") else ""
+            with open(log, "w", encoding="utf-8") as out:
+                for row in LOG:
+                    out.write("\t".join(map(str, row)) + "\n")
+                out.write(others)
+            if any(failed):
+                os.write(1, ("failed %s\n" % failed).encode())
+        else:
+            break
+        os.write(1, b"done\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
