@@ -88,10 +88,10 @@ fn read_table(target: &mut Target, reader: std::path::PathBuf) -> (Table, Dump) 
 }
 
 /// The ledger of one kind of allocators.
-fn ledger(python: &Interpreter, kind: &str, name: &str) {
+fn ledger(python: &Interpreter, kind: &str, name: &str, more: &[&str]) {
     let Some(reader) = upstream::python() else { return };
     let Some(mut target) = start(python, kind) else { return };
-    attach(&target, &[]);
+    attach(&target, more);
     assert!(hooks_in_data(target.pid()) > 12, "nothing is hooked");
     target.ask("go", "done");
     detach(&target);
@@ -107,12 +107,20 @@ fn ledger(python: &Interpreter, kind: &str, name: &str) {
 }
 
 fn every_domain(python: &Interpreter) {
-    ledger(python, KINDS[0].0, KINDS[0].1);
+    ledger(python, KINDS[0].0, KINDS[0].1, &[]);
 }
 
 fn of_every_kind(python: &Interpreter) {
     for (kind, name) in &KINDS[1..] {
-        ledger(python, kind, name);
+        ledger(python, kind, name, &[]);
+    }
+}
+
+/// The other image of the payload.
+#[test]
+fn with_native_stacks() {
+    if let Some(python) = interpreters::any() {
+        ledger(&python, KINDS[0].0, KINDS[0].1, &["--native"]);
     }
 }
 

@@ -152,7 +152,7 @@ unsafe extern "C" fn free(block: u64) {
 /// What a sized free calls in turn (a free, through a hooked slot) is part of it.
 unsafe extern "C" fn free_sized(block: u64, size: u64) {
     as_a_whole(
-        || freed(block, 0),
+        || freed_out_of_line(block, 0),
         // SAFETY: the tracee's own call, passed on.
         || unsafe { real_two(Hook::FreeSized)(block, size) },
     );
@@ -160,7 +160,7 @@ unsafe extern "C" fn free_sized(block: u64, size: u64) {
 
 unsafe extern "C" fn free_aligned_sized(block: u64, alignment: u64, size: u64) {
     as_a_whole(
-        || freed(block, 0),
+        || freed_out_of_line(block, 0),
         || {
             // SAFETY: the tool filled in the real free_aligned_sized.
             let function = unsafe { transmute::<u64, ThreeArguments>(real(Hook::FreeAlignedSized as u32)) };
@@ -171,14 +171,10 @@ unsafe extern "C" fn free_aligned_sized(block: u64, alignment: u64, size: u64) {
 }
 
 /// Makes a call so that nothing is recorded that it calls in turn, after `before` has recorded the call itself. Where
-/// this is inside of such a call, or nothing is live, only the call is made.
+/// this is inside of such a call, or nothing is live, only the call is made; then false comes with its result.
 #[inline(always)]
 pub fn as_a_whole<T>(before: impl FnOnce(), call: impl FnOnce() -> T) -> (T, bool) {
-    let session = Session::live();
-    let inside = session
-        .as_ref()
-        .and_then(|session| Inside::find(session, Identity::current(session.config)));
-    match inside {
+    match outermost() {
         Some(inside) => {
             before();
             (inside.call(call), true)
@@ -187,9 +183,23 @@ pub fn as_a_whole<T>(before: impl FnOnce(), call: impl FnOnce() -> T) -> (T, boo
     }
 }
 
+/// This call, if it is to be recorded as a whole. Not inlined, like all that many hooks share: the text stays in the
+/// tracee.
+#[inline(never)]
+fn outermost() -> Option<Inside<'static>> {
+    let session = Session::live()?;
+    Inside::find(&session, Identity::current(session.config))
+}
+
+/// As [`freed`], for hooks that are seldom called.
+#[inline(never)]
+pub fn freed_out_of_line(block: u64, owner: u8) {
+    freed(block, owner);
+}
+
 /// A block is about to end, or `block` is 0 and nothing is.
 #[inline(always)]
-pub fn freed(block: u64, owner: u8) {
+fn freed(block: u64, owner: u8) {
     if block != 0
         && let Some(session) = Session::live()
     {

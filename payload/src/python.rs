@@ -6,7 +6,7 @@
 //!
 //! free and the first half of realloc never walk (hazard 15).
 
-use crate::hooks::{allocated, as_a_whole, begin_realloc, end_realloc, freed, real};
+use crate::hooks::{allocated, as_a_whole, begin_realloc, end_realloc, freed_out_of_line, real};
 use core::mem::transmute;
 use wire::ring::OF_PYTHON;
 use wire::{Allocator, Hook};
@@ -121,7 +121,7 @@ unsafe extern "C" fn realloc<const HOOK: u32>(context: u64, old: u64, size: u64)
 unsafe extern "C" fn free<const HOOK: u32>(context: u64, block: u64) -> u64 {
     // SAFETY: the tracee's own call, passed on. It returns nothing: neither is what is in the register looked at.
     as_a_whole(
-        || freed(block, OF_PYTHON),
+        || freed_out_of_line(block, OF_PYTHON),
         || unsafe { real_two::<HOOK>()(context, block) },
     )
     .0
