@@ -25,6 +25,11 @@ macro_rules! allocator {
                 super::ledger($library, "malloc");
             }
             #[test]
+            fn below_pythons_allocators() {
+                let Some(preloaded) = super::find($library) else { return };
+                super::pythons().for_each(|python| crate::python_allocators::ledger_on(&python, &preloaded));
+            }
+            #[test]
             fn cycles() {
                 super::cycles($library);
             }

@@ -34,6 +34,10 @@ const KINDS: [(&str, &str); 5] = [
 
 /// A target that calls every domain, or a skip.
 fn start(python: &Interpreter, kind: &str) -> Option<Target> {
+    start_with(python, &[("PYTHONMALLOC", kind)])
+}
+
+fn start_with(python: &Interpreter, environment: &[(&str, &str)]) -> Option<Target> {
     let dir = Dir::new();
     if !has_ctypes(python) {
         return None;
@@ -41,7 +45,9 @@ fn start(python: &Interpreter, kind: &str) -> Option<Target> {
     let library = Library::new("python_calls.c", &[]).build(&dir, "calls.so")?;
     let mut command = Command::new(&python.path);
     command.arg(test_file("targets/python_calls.py"));
-    command.args([&library, &dir.file("log")]).env("PYTHONMALLOC", kind);
+    command
+        .args([&library, &dir.file("log")])
+        .envs(environment.iter().copied());
     Some(Target::start(dir, command))
 }
 
@@ -241,6 +247,42 @@ fn killed() {
         target.ask("use", "done");
         assert!(target.finish().success());
     }
+}
+
+/// A forked child has its parent's hooks and journal: it passes through, and is put back by itself.
+#[test]
+fn a_forked_child() {
+    let Some(python) = interpreters::any() else { return };
+    let Some(mut target) = start(&python, "default") else {
+        return;
+    };
+    attach(&target, &[]);
+    let child: i32 = target.ask("fork", "done").parse().expect("a process id");
+    assert!(hooks_in_data(child as u32) > 12);
+    Tool::new(&["detach", &child.to_string()]).succeed();
+    let left = hooks_in_data(child as u32);
+    assert!(hooks_in_data(target.pid()) > 12, "the parent is tracked still");
+    detach(&target);
+    let state = std::fs::read_to_string(format!("/proc/{child}/stat")).expect("the child's state");
+    assert!(!state.contains(") Z"), "the child died: {state}");
+    kill(Pid::from_raw(child), Signal::SIGKILL).expect("end the child");
+    assert_eq!(left, 0, "the child was not put back");
+    target.ask("use", "done");
+    assert!(target.finish().success());
+}
+
+/// The ledger on another allocator of C's.
+pub fn ledger_on(python: &Interpreter, preloaded: &str) {
+    let Some(reader) = upstream::python() else { return };
+    let Some(mut target) = start_with(python, &[("LD_PRELOAD", preloaded)]) else {
+        return;
+    };
+    attach(&target, &[]);
+    target.ask("go", "done");
+    detach(&target);
+    let (table, _) = read_table(&mut target, reader);
+    table.assert_right();
+    assert!(target.finish().success());
 }
 
 /// Without the option small objects stay unseen, and no table is touched.

@@ -271,6 +271,48 @@ fn operators_new_and_delete() {
     target.finish();
 }
 
+/// A sized free is one free, though it calls free in turn.
+#[test]
+fn sized_frees() {
+    let dir = Dir::new();
+    let Some(provider) = Library::new("sized.c", &["-DPROVIDER"]).build(&dir, "provider.so") else {
+        return;
+    };
+    let Some(user) = Library::new("sized.c", &["-Wl,-z,lazy"]).build(&dir, "user.so") else {
+        return;
+    };
+    let Some(mut target) = Native::start(dir) else { return };
+    target.ask(&format!("load p {provider} global"));
+    target.ask(&format!("load u {user} lazy"));
+    target.attach();
+    target.ask("call u sized 95001");
+    target.ask("call u sized 96001");
+    target.detach();
+    target.ask("call u sized 97001");
+    let Some(dump) = target.dump() else { return };
+    for size in [95001, 64 * 95001, 95002, 96001, 64 * 96001, 96002] {
+        assert_eq!(count(&dump, size), (1, 1), "{size} bytes");
+    }
+    // Each address is freed once for each time that it was allocated.
+    dump.assert_no_address_twice_alive();
+    let is_of_block = |size: u64| {
+        dump.records
+            .iter()
+            .find(|record| record.size == size)
+            .map(|it| it.address)
+    };
+    for size in [64 * 95001, 64 * 96001] {
+        let address = is_of_block(size);
+        let first = dump.records.iter().position(|it| it.size == size).expect("it is there");
+        let next = dump.records[first + 1..]
+            .iter()
+            .filter(|it| Some(it.address) == address);
+        let frees = next.take_while(|it| !it.is_allocation()).count();
+        assert_eq!(frees, 1, "{size} bytes were freed {frees} times");
+    }
+    target.finish();
+}
+
 /// What the dynamic linker hands out by name is the function itself, in the window as ever.
 #[test]
 fn what_dlsym_finds_is_the_real_function() {

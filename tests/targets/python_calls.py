@@ -11,11 +11,13 @@ Prints `ready`, then answers each line with `done`:
     start, stop     tracemalloc
     flip        a thread starts and stops tracemalloc over and over until `still`
     use         allocates and frees in every domain
+    fork        a child that waits to be ended; the answer is its process id
 """
 import ctypes
 import os
 import sys
 import threading
+import time
 import tracemalloc
 
 CAPACITY = 4096
@@ -145,6 +147,12 @@ def main(path, log):
             tracemalloc.start()
         elif command == b"stop":
             tracemalloc.stop()
+        elif command == b"fork":
+            answer = os.fork()
+            if answer == 0:
+                while True:
+                    library.churn(10)
+                    time.sleep(0.01)
         elif command == b"use":
             answer = library.churn(1000)
         else:
