@@ -13,6 +13,7 @@
 //! - [`unwind`]: the modules' unwind tables as the payload's unwinder wants them.
 //! - [`collect`]: drains the ring into the capture.
 //! - [`capture`]: the file format, its writer and its reader.
+//! - [`symbolize`]: native addresses to functions, files and lines.
 //! - [`analyze`]: pure functions from records to tables; [`report`]: tables to text; [`ui`]: the terminal.
 //!
 //! Beside this crate stand `inject`, which stops, reads and changes the target and knows nothing of Python or of
@@ -26,6 +27,7 @@ mod collect;
 mod python;
 mod report;
 mod session;
+mod symbolize;
 mod ui;
 mod unwind;
 

@@ -1,6 +1,7 @@
 //! `attach --native`. glibc's own unwinder, called in the target beside each allocation, says what is right.
 
-use crate::support::{Interpreter, Target, Tool, eventually, interpreters, native, upstream};
+use crate::support::{Dir, Interpreter, Target, Tool, eventually, interpreters, native, process, snapshot, upstream};
+use nix::sys::signal::Signal;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -219,4 +220,116 @@ fn upstreams_reader_merges_native_and_python_frames(python: &Interpreter) {
         "{:?}",
         of_kind("qsort")
     );
+}
+
+/// The library's file is gone before the names are taken, from the very file that was mapped; the report needs nothing but
+/// the capture.
+#[test]
+fn names_are_in_the_capture() {
+    let (Some(python), Some(library)) = (interpreters::any(), native::library("native_frames.c", &["-g"])) else {
+        return;
+    };
+    let dir = Dir::new();
+    let own = dir.file("own.so");
+    std::fs::copy(&library, &own).expect("a copy of the library");
+    let mut target = Target::spawn_in(dir, &python, "native_frames.py", &[&own]);
+    let capture = target.dir.file("capture.bin");
+    attach(&target, &capture);
+    std::fs::remove_file(&own).expect("remove the library");
+    std::fs::write(&own, "another file of this name").expect("a file");
+    target.ask("all", "done");
+    detach(&target);
+    target.signal(Signal::SIGKILL);
+    target.wait();
+    let output = Tool::new(&["summary", "--native", &capture, "-r", "1000"])
+        .env("COLUMNS", "250")
+        .succeed();
+    for text in [
+        "noted at ",
+        "native_frames.c:",
+        "through_callback at ",
+        "python_between at ",
+        "start_thread at ",
+        "outer at ",
+    ] {
+        output.assert_says(text);
+    }
+    assert!(
+        !output.stdout.contains("_PyEval_EvalFrameDefault"),
+        "{}",
+        output.describe()
+    );
+    // Without the flag it is Python's frames alone.
+    let output = Tool::new(&["summary", &capture, "-r", "1000"])
+        .env("COLUMNS", "250")
+        .succeed();
+    assert!(!output.stdout.contains("through_callback"), "{}", output.describe());
+    output.assert_says("python_between at ");
+}
+
+#[test]
+fn a_capture_without_native_stacks_is_said_to_have_none() {
+    let Some(python) = interpreters::any() else { return };
+    let target = Target::spawn(&python, "quiet.py", &[]);
+    let capture = target.dir.file("capture.bin");
+    Tool::new(&["attach", &target.pid_text(), "-q", "-o", &capture]).succeed();
+    detach(&target);
+    Tool::new(&["summary", "--native", &capture])
+        .run()
+        .assert_code(1)
+        .assert_says("no native stacks");
+}
+
+/// The tables lie in the reservation, which is replaced as a whole.
+fn assert_withdrawn(target: &Target) {
+    let maps = snapshot::maps(target.pid());
+    let shared: Vec<_> = maps
+        .iter()
+        .filter(|map| map.permissions.ends_with('s') && map.permissions.contains('w'))
+        .collect();
+    assert!(shared.is_empty(), "{shared:#?}");
+}
+
+#[test]
+fn the_tables_are_withdrawn_and_many_windows_leave_what_one_leaves() {
+    let Some(python) = interpreters::any() else { return };
+    let target = Target::spawn(&python, "quiet.py", &[]);
+    let capture = target.dir.file("capture.bin");
+    let before = snapshot::Snapshot::take(target.pid());
+    let cycle = || {
+        attach(&target, &capture);
+        detach(&target);
+        Tool::new(&["attach", &target.pid_text(), "-q", "-f", "-o", &capture]).succeed();
+        detach(&target);
+        assert_withdrawn(&target);
+    };
+    cycle();
+    let after_one = snapshot::Snapshot::take(target.pid());
+    before.assert_same_but_maps(&after_one);
+    for _ in 0..5 {
+        cycle();
+    }
+    let after_all = snapshot::Snapshot::take(target.pid());
+    let (added, removed) = after_one.maps_changed(&after_all);
+    assert!(added.is_empty() && removed.is_empty(), "{added:#?} {removed:#?}");
+}
+
+#[test]
+fn a_killed_tool_leaves_no_tables() {
+    let Some(mut target) = interpreters::any().and_then(|python| target(&python)) else {
+        return;
+    };
+    let capture = target.dir.file("capture.bin");
+    attach(&target, &capture);
+    target.ask("all", "done");
+    let pid = target.pid_text();
+    let collector = process::find(|words| words.contains(&"--collector") && words.contains(&pid.as_str()));
+    process::signal(collector.expect("a collector"), Signal::SIGKILL);
+    eventually("the guardian puts the target back", Duration::from_secs(60), || {
+        let detach = Tool::new(&["detach", &pid]).run();
+        detach.all().contains("not being tracked").then_some(())
+    });
+    assert_withdrawn(&target);
+    target.ask("all", "done");
+    assert!(target.finish().success());
 }

@@ -23,6 +23,7 @@ mod verdict;
 pub use functions::{FunctionRow, FunctionTable, SortColumn, functions};
 pub use growth::{LineRow, LineTable, lines};
 pub use heap::{Heap, arena_bytes};
+pub use input::Hybrid;
 pub use losses::{Loss, LossCause, LossSummary, loss_causes, losses};
 pub use origin::Origins;
 pub use trend::{Rate, Trend};

@@ -52,8 +52,23 @@ pub struct Appendix {
     pub left_over_bytes: u64,
     /// Different native stacks whose outermost frame was not reached.
     pub native_stacks_cut: u64,
+    /// The names behind native frames.
+    pub native: Option<NativeSymbols>,
     /// Qualified names of code objects, by code id.
     pub qualnames: Option<BTreeMap<u64, String>>,
+}
+
+/// Native symbols, taken at the end of the window from the files that were mapped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NativeSymbols {
+    /// Functions and files, each once. An empty function is an unknown one.
+    pub names: Vec<String>,
+    /// What an address is in, functions that were inlined there included, innermost first: numbers of function and file
+    /// among the names, and line.
+    pub places: Vec<Vec<[u32; 3]>>,
+    /// Of each native frame of the capture in its order: number of its place, from 1, or 0 where nothing is known.
+    pub frames: Vec<u32>,
 }
 
 /// Events that were not recorded, by cause.
@@ -104,7 +119,7 @@ pub struct Sample {
 }
 
 /// The skippable frame, with [`APPENDIX_VERSION`] whatever `appendix` says. An appendix that is too large
-/// loses its qualified names.
+/// loses its names.
 pub fn encode(appendix: &Appendix) -> Vec<u8> {
     let mut appendix = Appendix {
         version: APPENDIX_VERSION,
@@ -112,7 +127,7 @@ pub fn encode(appendix: &Appendix) -> Vec<u8> {
     };
     let mut json = serde_json::to_vec(&appendix).unwrap_or_default();
     if json.len() > APPENDIX_BYTES_MAX {
-        appendix.qualnames = None;
+        (appendix.qualnames, appendix.native) = (None, None);
         json = serde_json::to_vec(&appendix).unwrap_or_default();
     }
     let payload_bytes = (json.len() + 12 + BACK_BYTES) as u32;

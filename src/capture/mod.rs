@@ -7,6 +7,7 @@
 //! - [`records`]: the file's records one by one, as `memray parse` prints them; [`source`] undoes the sink,
 //!   [`fields`] takes a record apart, [`record`] is the result.
 //! - [`reader`]: the same records as events with stacks, for analysis; [`lines`] turns offsets into lines.
+//! - [`hybrid`]: native and Python frames in one stack.
 //! - [`appendix`]: what upstream's format has no place for, behind the end that upstream's reader sees.
 //!
 //! All integers are little-endian and only 64-bit files are read and written: upstream stores host words and
@@ -19,6 +20,7 @@ mod error;
 mod fields;
 mod frames;
 mod header;
+mod hybrid;
 mod lines;
 mod lnotab;
 mod reader;
@@ -32,10 +34,11 @@ mod varint;
 mod writer;
 
 pub use aggregated::{AggregatedWriter, Image, MemorySnapshot};
-pub use appendix::{Appendix, Losses, OldFrees, Sample};
+pub use appendix::{Appendix, Losses, NativeSymbols, OldFrees, Sample};
 pub use error::{Damage, ReadError, WriteError};
 pub use frames::Frame;
 pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
+pub use hybrid::HybridStacks;
 pub use reader::{Event, Held, Reader, StackIndex};
 pub use record::{AggregatedAllocation, RawRecord};
 pub use records::RawReader;

@@ -91,6 +91,8 @@ pub struct Reader {
     tid: Option<u64>,
     /// The current thread's.
     stack: StackIndex,
+    /// Callers of the native frames, by their numbers from 1.
+    native_parents: Vec<u32>,
     /// In aggregated captures: the frames, and the node of each trace.
     place_frames: Vec<Frame>,
     traces: Vec<StackIndex>,
@@ -120,6 +122,7 @@ impl Reader {
             thread_names: FxHashMap::default(),
             tid: None,
             stack: ROOT,
+            native_parents: Vec::new(),
             place_frames: Vec::new(),
             traces: Vec::new(),
         })
@@ -224,6 +227,14 @@ impl Reader {
                         return None;
                     }
                 }
+                RawRecord::NativeFrame { parent, .. } => {
+                    // A caller comes before whom it calls: a walk up ends.
+                    if parent > self.native_parents.len() as u64 || self.native_parents.len() >= NODES_MAX {
+                        self.raw.fail("a native frame whose caller is unknown");
+                        return None;
+                    }
+                    self.native_parents.push(parent as u32);
+                }
                 RawRecord::MemorySnapshot { time_ms, rss_bytes, .. } => {
                     let time_ms = time_ms as i64;
                     return Some(Event::Memory { rss_bytes, time_ms });
@@ -297,6 +308,40 @@ impl Reader {
             let location = self.location(node)?;
             node = self.tree.parent(node);
             Some(location)
+        })
+    }
+
+    /// The native frames from this one on, functions that were inlined included, leaf first; those that nothing is known
+    /// of have no names.
+    pub fn native_frames(&self, innermost: u64) -> impl Iterator<Item = Location<'_>> {
+        let symbols = self.appendix().and_then(|appendix| appendix.native.as_ref());
+        let mut number = innermost as usize;
+        let numbers = std::iter::from_fn(move || {
+            let here = number;
+            number = *self.native_parents.get(here.checked_sub(1)?)? as usize;
+            Some(here)
+        });
+        numbers.flat_map(move |number| {
+            let place = symbols.and_then(|symbols| {
+                let place = *symbols.frames.get(number - 1)? as usize;
+                symbols.places.get(place.checked_sub(1)?)
+            });
+            let unknown: &[[u32; 3]] = &[[u32::MAX, u32::MAX, 0]];
+            let frames = place.map_or(unknown, Vec::as_slice).iter();
+            frames.map(move |&[function, file, line]| {
+                let name = |number: u32| {
+                    symbols
+                        .and_then(|it| it.names.get(number as usize))
+                        .map_or("", String::as_str)
+                };
+                Location {
+                    function: name(function),
+                    file: name(file),
+                    line: line.try_into().unwrap_or(0),
+                    code_id: 0,
+                    is_entry: false,
+                }
+            })
         })
     }
 

@@ -176,6 +176,9 @@ struct SummaryArgs {
     /// Show at most this many rows [default: what fits the terminal]
     #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_rows: Option<u32>,
+    /// Show native functions among those of Python, where they were recorded
+    #[arg(long, conflicts_with = "leaks")]
+    native: bool,
     /// Show what was still live at the end instead of the high-water mark
     #[arg(long)]
     leaks: bool,

@@ -3,8 +3,8 @@
 use super::failure::Failure;
 use super::say::note;
 use super::{ParseArgs, SummaryArgs};
-use crate::analyze::{Heap, LineTable, Origins, SortColumn, arena_bytes, functions, lines, loss_causes};
-use crate::capture::{Damage, RawReader, ReadError, Reader};
+use crate::analyze::{Heap, Hybrid, LineTable, Origins, SortColumn, arena_bytes, functions, lines, loss_causes};
+use crate::capture::{Damage, Event, HybridStacks, RawReader, ReadError, Reader};
 use crate::{report, ui};
 use std::io::Write;
 use std::path::Path;
@@ -15,7 +15,17 @@ pub fn summary(args: &SummaryArgs) -> Result<(), Failure> {
         .map_or_else(|| report::default_rows(lines_of_terminal()), |rows| rows as usize);
     let color = ui::use_color();
     let mut text = Vec::new();
-    let (heap, reader) = read(&args.results)?;
+    let mut hybrid = args.native.then(HybridStacks::default);
+    let (heap, reader) = read_with(&args.results, |event| match &mut hybrid {
+        Some(hybrid) => hybrid.enter(event),
+        None => event,
+    })?;
+    if args.native && !reader.header().native_traces {
+        return Err(Failure::new(
+            format!("{} holds no native stacks", args.results.display()),
+            Some("memray attach PID --native records them".to_owned()),
+        ));
+    }
     write_head(&reader, color, &mut text).map_err(|error| Failure::new(format!("cannot print: {error}"), None))?;
     let written = if args.leaks {
         let table = leaks_table(&heap, &reader);
@@ -26,7 +36,16 @@ pub fn summary(args: &SummaryArgs) -> Result<(), Failure> {
             &mut text,
         )
     } else {
-        let table = functions(&heap.high_water(), &reader);
+        let table = match &hybrid {
+            Some(stacks) => functions(
+                &heap.high_water(),
+                &Hybrid {
+                    reader: &reader,
+                    stacks,
+                },
+            ),
+            None => functions(&heap.high_water(), &reader),
+        };
         let sort = SortColumn::from_number(u32::from(args.sort_column)).unwrap_or_default();
         report::summary(
             &table,
@@ -72,10 +91,15 @@ fn leaks_table(heap: &Heap, reader: &Reader) -> LineTable {
 
 /// Reads a capture to its end.
 fn read(path: &Path) -> Result<(Heap, Reader), Failure> {
+    read_with(path, |event| event)
+}
+
+/// The same with each event changed on its way.
+fn read_with(path: &Path, mut change: impl FnMut(Event) -> Event) -> Result<(Heap, Reader), Failure> {
     let mut reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
     let mut heap = Heap::new();
     while let Some(event) = reader.next_event() {
-        heap.apply(&event);
+        heap.apply(&change(event));
     }
     warn_of_damage(path, reader.damage());
     Ok((heap, reader))

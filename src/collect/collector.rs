@@ -158,6 +158,11 @@ impl Collector {
         &self.reader
     }
 
+    /// See [`NativeStacks::frames`].
+    pub fn native_frames(&self) -> &[(u64, u32)] {
+        self.native.frames()
+    }
+
     /// See [`NativeStacks::begin_epoch`].
     pub fn begin_native_epoch(&mut self) {
         self.native.begin_epoch();

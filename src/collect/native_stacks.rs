@@ -19,6 +19,9 @@ pub struct NativeStacks {
     leaves: FxHashMap<u64, u32>,
     /// (caller's node, return address) to node.
     nodes: FxHashMap<(u32, u64), u32>,
+    /// Every frame in the order of its number: return address and epoch.
+    frames: Vec<(u64, u32)>,
+    epoch: u32,
     pieces: FxHashMap<u64, Pieces>,
     frames_coming: usize,
 }
@@ -34,6 +37,11 @@ impl NativeStacks {
     /// Nodes and stacks.
     pub fn count(&self) -> u64 {
         (self.nodes.len() + self.leaves.len()) as u64
+    }
+
+    /// Return address and epoch of each frame, in the order of their numbers.
+    pub fn frames(&self) -> &[(u64, u32)] {
+        &self.frames
     }
 
     /// The innermost frame of a stack that has come.
@@ -103,6 +111,7 @@ impl NativeStacks {
                 None => {
                     let new = new_node(ip, node);
                     self.nodes.insert((node, ip), new);
+                    self.frames.push((ip, self.epoch));
                     new
                 }
             };
@@ -113,6 +122,7 @@ impl NativeStacks {
     /// Code went away, whose addresses other code may be given: equal addresses are other frames from here on.
     pub fn begin_epoch(&mut self) {
         self.nodes.clear();
+        self.epoch += 1;
     }
 }
 

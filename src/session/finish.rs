@@ -218,6 +218,7 @@ impl Session {
             target_end: target_end.map(|end| end.to_string()),
             tool: format!("memray {}", env!("CARGO_PKG_VERSION")),
             left_over_bytes,
+            native: (self.native.as_ref()).map(|native| native.symbols(self.process.pid(), &self.collector)),
             native_stacks_cut: self.native.as_ref().map_or(0, Native::cut_stacks),
             qualnames: Some(self.collector.qualnames().iter().cloned().collect()),
             ..Appendix::default()

@@ -26,6 +26,7 @@ mod landing;
 mod limits;
 mod lock;
 mod native;
+mod native_symbols;
 mod output;
 mod payload;
 mod place;

@@ -2,7 +2,8 @@
 
 use super::error::Error;
 use super::hooking::Hooks;
-use crate::capture::ModuleSegments;
+use super::native_symbols::name_frames;
+use crate::capture::{ModuleSegments, NativeSymbols};
 use crate::collect::{Collector, IndexedModule, NativeTables, Recorder, RowsPlace};
 use crate::unwind::{Rows, rows};
 use inject::{Mapping, Module, Process, RemoteAddr};
@@ -65,6 +66,8 @@ pub struct Native {
     place: NativePlace,
     /// As they were told last.
     known: Vec<Known>,
+    /// The modules of each epoch, the last one's as they are now.
+    epochs: Vec<Vec<Module>>,
     is_full: bool,
     cut_stacks: u64,
 }
@@ -102,6 +105,7 @@ impl Native {
                 rows_count: prepared.rows_max,
             },
             known: Vec::new(),
+            epochs: vec![Vec::new()],
             is_full: false,
             cut_stacks: 0,
         };
@@ -138,6 +142,7 @@ impl Native {
             // Its addresses may come to mean something else: stacks are sent anew from here on.
             self.tables.header().epoch.fetch_add(1, Ordering::Relaxed);
             collector.begin_native_epoch();
+            self.epochs.push(Vec::new());
         }
         self.publish(hooks.modules());
         self.write_segments(hooks.modules(), collector.recorder());
@@ -154,6 +159,11 @@ impl Native {
             })
             .collect();
         recorder.memory_map(&modules);
+    }
+
+    /// The names behind the capture's native frames. Takes its time: the target is free by then.
+    pub fn symbols(&self, pid: i32, collector: &Collector) -> NativeSymbols {
+        name_frames(pid, collector.native_frames(), &self.epochs)
     }
 
     /// What to warn of at the end of the window.
@@ -185,6 +195,9 @@ impl Native {
 
     fn publish(&mut self, modules: &[Module]) {
         self.known = modules.iter().map(known).collect();
+        if let Some(epoch) = self.epochs.last_mut() {
+            *epoch = modules.to_vec();
+        }
         let indexed: Vec<IndexedModule> = modules
             .iter()
             .filter_map(|module| {

@@ -37,6 +37,10 @@ impl ImageFile {
         Some(Self { file, modified, pieces })
     }
 
+    pub fn try_clone(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Whether nobody has written to it since.
     pub fn is_unchanged(&self) -> bool {
         modified(&self.file) == self.modified

@@ -13,6 +13,7 @@ use goblin::elf::dynamic::{
 };
 use goblin::elf::header::{EI_CLASS, ELFCLASS64, ELFMAG, EM_X86_64};
 use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD};
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -189,6 +190,11 @@ impl Module {
     /// Whether an address belongs to the image.
     pub fn contains(&self, address: u64) -> bool {
         (self.start..self.end).contains(&address)
+    }
+
+    /// Its file, open: the one that is mapped, whatever has its name by now.
+    pub fn file(&self) -> Option<File> {
+        self.file.as_ref()?.try_clone().ok()
     }
 
     /// Its loadable segments: address in the file, and bytes in memory.

@@ -3,7 +3,9 @@
 use wire::Allocator;
 
 use super::builder::*;
-use crate::capture::{Appendix, Frame, Header, Losses, OldFrees, ReadError, Reader, Sample, Writer, WriterOptions};
+use crate::capture::{
+    Appendix, Frame, Header, Losses, NativeSymbols, OldFrees, ReadError, Reader, Sample, Writer, WriterOptions,
+};
 
 const RAW: WriterOptions = WriterOptions { compress: false };
 const TABLE: &[u8] = &[0xef, 0x00, 0xef, 0x0a];
@@ -198,6 +200,11 @@ fn the_appendix_comes_back_from_both_kinds_of_file() {
         window_end: None,
         tool: "memray 0.1.0".into(),
         native_stacks_cut: 3,
+        native: Some(NativeSymbols {
+            names: vec!["f".into(), "x.c".into()],
+            places: vec![vec![[0, 1, 7]]],
+            frames: vec![1, 0],
+        }),
         left_over_bytes: 65_536,
         qualnames: Some([(1, "Café.__init__".to_string()), (2, "main.<locals>.f".into())].into()),
     };
