@@ -32,6 +32,8 @@ mod endings;
 mod exact;
 /// What else befalls the tool: stopped, hung up, out of disk, its guardian or its whole process group killed.
 mod faults;
+/// Children that are tracked along with their parent.
+mod follow;
 /// A target that forks in the window.
 mod fork;
 /// Which test or place holds each rule against harming a target.
@@ -82,6 +84,8 @@ mod states;
 mod status;
 /// A bounded part of `scripts/storm`.
 mod storm;
+/// What threads are called.
+mod thread_names;
 /// Libraries that are unloaded while hooked.
 mod unloading;
 /// Native code blocked in each system call that waits: its result and its time are what they would have been.

@@ -54,6 +54,11 @@ pub struct Appendix {
     pub native_stacks_cut: u64,
     /// The names behind native frames.
     pub native: Option<NativeSymbols>,
+    /// Threads: number in the records, kernel id as the target sees it, last name. Of several that one after another
+    /// took the same place the last.
+    pub threads: Vec<(u64, u32, String)>,
+    /// Children that were followed, and their captures.
+    pub children: Vec<(i32, String)>,
     /// Qualified names of code objects, by code id.
     pub qualnames: Option<BTreeMap<u64, String>>,
 }

@@ -5,9 +5,10 @@ use super::reports::leaks_of;
 use super::say::{answer, note};
 use super::{AttachArgs, DetachArgs};
 use crate::analyze::{Evidence, loss_causes, verdict};
-use crate::session::{self, End, Ended, Session, Signals};
+use crate::session::{self, End, Ended, Family, Session, Signals};
 use crate::{report, ui};
 use nix::sys::signal::Signal;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -30,6 +31,13 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         ));
     }
     let signals = Signals::block().map_err(|error| Failure::new(format!("cannot block signals: {error}"), None))?;
+    if let Some(parent) = args.follower {
+        // Whose children nobody follows any more are not tracked without end.
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
+        if nix::unistd::getppid().as_raw() != parent {
+            return Ok(());
+        }
+    }
     let options = session::Options {
         pid: args.pid,
         output: args.output.clone(),
@@ -37,6 +45,11 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         compress: !args.no_compress,
         duration: args.duration,
         aggregate: args.aggregate,
+        follow: (args.follow_fork || args.follow_exec).then(|| session::FollowOptions {
+            exec: args.follow_exec,
+            base: args.follow_base.clone(),
+            arguments: options_for_children(&args),
+        }),
         limits: session::Limits {
             until_rss_bytes: args.until_rss,
             max_size_bytes: args.max_size,
@@ -76,12 +89,14 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     let progress = ui::Progress::new(args.quiet || args.collector);
     let end = session.run(&signals, |state| progress.update(state));
     progress.say("detaching");
-    let ended = session.finish(end).map_err(|error| {
+    let mut ended = session.finish(end).map_err(|error| {
         Failure::new(
             format!("the window on {} did not end cleanly: {error}", args.pid),
             error.fix(),
         )
     })?;
+    progress.say("waiting for children's windows");
+    let family = ended.outlast(&signals);
     drop(progress);
     for warning in &ended.warnings {
         note(warning);
@@ -95,14 +110,14 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
             ended.appendix.pause_us.iter().sum::<u64>()
         ));
     }
-    print_answer(ended, args.pid, &signals)
+    print_answer(ended, family, args.pid, &signals)
 }
 
 /// Rows of the table after a window.
 const ANSWER_ROWS: usize = 15;
 
 /// Prints the answer; a second Ctrl-C while it is worked out skips it.
-fn print_answer(ended: Ended, pid: i32, signals: &Signals) -> Result<(), Failure> {
+fn print_answer(ended: Ended, family: Option<Family>, pid: i32, signals: &Signals) -> Result<(), Failure> {
     let width = ui::width();
     let color = ui::use_color();
     // The capture is complete, whatever happens here.
@@ -113,7 +128,7 @@ fn print_answer(ended: Ended, pid: i32, signals: &Signals) -> Result<(), Failure
     let failed = |why: String| Failure::new(format!("cannot work out the answer: {why}"), look_later.clone());
     let worker = std::thread::Builder::new().spawn(move || {
         let mut text = Vec::new();
-        answer_text(&ended, pid, width, color, &mut text).map(|()| text)
+        answer_text(&ended, family, pid, width, color, &mut text).map(|()| text)
     });
     let worker = worker.map_err(|error| failed(error.to_string()))?;
     while !worker.is_finished() {
@@ -141,7 +156,14 @@ fn print_answer(ended: Ended, pid: i32, signals: &Signals) -> Result<(), Failure
     Ok(())
 }
 
-fn answer_text(ended: &Ended, pid: i32, width: usize, color: bool, out: &mut Vec<u8>) -> Result<(), Failure> {
+fn answer_text(
+    ended: &Ended,
+    family: Option<Family>,
+    pid: i32,
+    width: usize,
+    color: bool,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
     let kept_path = ended.kept.as_ref().map(session::Kept::path);
     let capture = ui::escape::shell_word(ended.path.as_os_str().as_bytes());
     let lines = leaks_of(kept_path.as_ref().unwrap_or(&ended.path))?;
@@ -153,6 +175,15 @@ fn answer_text(ended: &Ended, pid: i32, width: usize, color: bool, out: &mut Vec
         old_frees_count: appendix.old_frees.count,
         old_frees_bytes: appendix.old_frees.bytes,
     });
+    let children = family.map(|family| report::Children {
+        followed: family
+            .followed
+            .iter()
+            .map(|(pid, path)| (*pid, printable_path(path)))
+            .collect(),
+        missed_count: family.missed_count,
+        refused: family.refused,
+    });
     let answer = report::Answer {
         leaks: &lines,
         verdict: &verdict,
@@ -162,6 +193,7 @@ fn answer_text(ended: &Ended, pid: i32, width: usize, color: bool, out: &mut Vec
             // Part of the sum that the answer prints.
             old_frees: None,
         },
+        children: children.as_ref(),
         target_end: ended.target_end,
         oom_kills_count: ended.oom_kills,
         pauses_us: &appendix.pause_us,
@@ -174,6 +206,33 @@ fn answer_text(ended: &Ended, pid: i32, width: usize, color: bool, out: &mut Vec
         color,
     };
     report::answer(&answer, &options, width, out).map_err(|error| Failure::new(format!("cannot print: {error}"), None))
+}
+
+fn printable_path(path: &Path) -> String {
+    ui::escape::printable_bytes(path.as_os_str().as_bytes()).into_owned()
+}
+
+/// What the memrays of children are told, besides process, capture and time. Conditions on the target's memory are its
+/// own.
+fn options_for_children(args: &AttachArgs) -> Vec<OsString> {
+    let flags = [
+        ("--aggregate", args.aggregate),
+        ("--no-compress", args.no_compress),
+        ("--follow-fork", args.follow_fork),
+        ("--follow-exec", args.follow_exec),
+        ("--native", args.native),
+        ("--trace-python-allocators", args.trace_python_allocators),
+    ];
+    let sizes = [
+        ("--until-rss", args.until_rss),
+        ("--max-size", args.max_size),
+        ("--keep-free", args.keep_free),
+    ];
+    let flags = flags.into_iter().filter(|(_, is_set)| *is_set);
+    let sizes = sizes
+        .into_iter()
+        .filter_map(|(name, bytes)| Some(format!("{name}={}", bytes?).into()));
+    flags.map(|(name, _)| name.into()).chain(sizes).collect()
 }
 
 /// Starts this program again as the collector and waits until it is live or has failed.

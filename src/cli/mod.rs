@@ -90,6 +90,12 @@ struct AttachArgs {
     /// Record every object that Python's own allocators hand out, small ones one by one
     #[arg(long)]
     trace_python_allocators: bool,
+    /// Track forked children, too, each into FILE.<pid>
+    #[arg(long)]
+    follow_fork: bool,
+    /// The same, and Python programs that children execute (subprocess, multiprocessing's spawn)
+    #[arg(long)]
+    follow_exec: bool,
     /// Write the capture uncompressed
     #[arg(long)]
     no_compress: bool,
@@ -114,6 +120,12 @@ struct AttachArgs {
     /// The collector of a background window, started by memray itself
     #[arg(long, hide = true)]
     collector: bool,
+    /// The collector of a child; the number is that of the memray that started it
+    #[arg(long, hide = true, requires = "collector")]
+    follower: Option<i32>,
+    /// What the names of children's captures begin with
+    #[arg(long, hide = true)]
+    follow_base: Option<PathBuf>,
 }
 
 #[derive(Args)]

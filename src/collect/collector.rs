@@ -13,10 +13,26 @@ use wire::Allocator;
 use wire::region::{ABANDONED, THREAD_ENTRIES};
 use wire::ring::{Kind, OF_PYTHON, REALLOC_BEGUN, REALLOC_FAILED, word_flags, word_kind, word_thread};
 
-/// Where a thread's name comes from; asked once for each thread, while it probably still lives.
+/// Where threads' names come from.
 pub trait ThreadNames {
-    /// The name of the thread with this kernel id, as the tracee sees the id.
-    fn name(&self, tid: u32) -> Option<String>;
+    /// The names of threads, each given by its kernel id, as the tracee sees it, and its thread pointer.
+    fn names(&mut self, threads: &[(u32, u64)]) -> Vec<Option<ThreadName>>;
+}
+
+/// What a thread is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThreadName {
+    pub name: String,
+    /// Python calls it so; otherwise the kernel does, and Python may have a name for it in a moment.
+    pub is_pythons: bool,
+}
+
+/// Which threads are asked for their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those that are new and have no name of Python's yet.
+    Fresh,
+    All,
 }
 
 /// What was counted so far.
@@ -69,6 +85,9 @@ struct Thread {
     /// The thread's number in the capture, from 1; 0 before its first record.
     number: u64,
     realloc: Option<Realloc>,
+    name: ThreadName,
+    /// How often it was asked for its name.
+    looks: u32,
 }
 
 /// Drains the ring into a capture.
@@ -82,6 +101,8 @@ pub struct Collector {
     /// Indexed like the tracee's thread table; number 0 stands for an entry not heard of yet.
     threads: Vec<Thread>,
     threads_count: u64,
+    /// No entry from here on was heard of.
+    threads_used: usize,
     main_tid: u32,
     live: FxHashMap<u64, Block>,
     ranges: Ranges,
@@ -108,6 +129,9 @@ fn believable(usable_bytes: u64) -> u64 {
     if usable_bytes > ADDRESS_MAX { 0 } else { usable_bytes }
 }
 
+/// A thread that has no name of Python's after so many looks has none.
+const FRESH_LOOKS: u32 = 100;
+
 /// No address and no size of a process is larger, with the largest page tables there are.
 const ADDRESS_MAX: u64 = 1 << 56;
 /// Blocks and mappings that are followed at a time: about a gigabyte of the tool's memory.
@@ -130,6 +154,7 @@ impl Collector {
             assembly: None,
             threads: std::iter::repeat_with(Thread::default).take(THREAD_ENTRIES).collect(),
             threads_count: MAIN_THREAD,
+            threads_used: 0,
             main_tid,
             live: FxHashMap::default(),
             ranges: Ranges::default(),
@@ -351,19 +376,69 @@ impl Collector {
             self.threads_count += 1;
             self.threads_count
         };
+        self.threads_used = self.threads_used.max(slot_of(index) + 1);
         self.threads[slot_of(index)] = Thread {
             tid,
             number,
             ..Thread::default()
         };
-        let name = if is_main {
-            Some("MainThread".to_owned())
-        } else {
-            self.names.name(tid)
-        };
-        if let Some(name) = name {
-            self.recorder.thread_name(number, &name);
+        self.name_threads(&[index]);
+        let thread = &mut self.threads[slot_of(index)];
+        if is_main && thread.name.name.is_empty() {
+            // As Python calls it where nobody says otherwise.
+            thread.name.name = "MainThread".to_owned();
+            self.recorder.thread_name(number, &thread.name.name);
         }
+    }
+
+    /// Asks for threads' names, and notes those that are new: Python names a thread when it is already running, and a
+    /// name may change.
+    pub fn refresh_names(&mut self, which: Which) {
+        let is_wanted = |thread: &Thread| match which {
+            Which::All => thread.number != 0 && thread.tid != 0,
+            Which::Fresh => {
+                thread.number != 0 && thread.tid != 0 && thread.looks < FRESH_LOOKS && !thread.name.is_pythons
+            }
+        };
+        let used = &self.threads[..self.threads_used];
+        let wanted = used.iter().enumerate().filter(|(_, thread)| is_wanted(thread));
+        let wanted: Vec<u16> = wanted.map(|(index, _)| index as u16).collect();
+        if !wanted.is_empty() {
+            self.name_threads(&wanted);
+        }
+    }
+
+    /// Those that are dead keep the names that they had.
+    fn name_threads(&mut self, indices: &[u16]) {
+        let entries = self.reader.region().threads();
+        let living = indices.iter().filter_map(|&index| {
+            let (thread, entry) = (&self.threads[slot_of(index)], &entries[slot_of(index)]);
+            let is_same = entry.tid.load(Ordering::Relaxed) == thread.tid;
+            is_same.then(|| (index, (thread.tid, entry.thread_pointer.load(Ordering::Relaxed))))
+        });
+        let (indices, living): (Vec<u16>, Vec<(u32, u64)>) = living.unzip();
+        let mut names = self.names.names(&living).into_iter();
+        for index in indices {
+            let thread = &mut self.threads[slot_of(index)];
+            thread.looks = thread.looks.saturating_add(1);
+            // The kernel calls the main thread by the program's name.
+            // And no thread loses the name that Python gave it.
+            let is_good =
+                |name: &ThreadName| name.is_pythons || (thread.number != MAIN_THREAD && !thread.name.is_pythons);
+            let name = names.next().flatten().filter(is_good);
+            if let Some(name) = name.filter(|name| *name != thread.name && !name.name.is_empty()) {
+                if name.name != thread.name.name {
+                    self.recorder.thread_name(thread.number, &name.name);
+                }
+                thread.name = name;
+            }
+        }
+    }
+
+    /// (number in the capture, kernel id, name) of the threads that have the table's entries now.
+    pub fn thread_list(&self) -> impl Iterator<Item = (u64, u32, &str)> {
+        let known = self.threads.iter().filter(|thread| thread.number != 0);
+        known.map(|thread| (thread.number, thread.tid, thread.name.name.as_str()))
     }
 
     /// The thread of a table index. Its Thread record can be lost; then it is a thread without a name.

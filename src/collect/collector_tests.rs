@@ -1,6 +1,6 @@
 //! What records become, told by the events of the capture.
 
-use super::collector::{Collector, MAIN_THREAD, ThreadNames};
+use super::collector::{Collector, MAIN_THREAD, ThreadName, ThreadNames};
 use super::recorder::Recorder;
 use super::ring::testing;
 use crate::capture::{Appendix, Event, FileFormat, Header, Reader, Writer, WriterOptions};
@@ -19,8 +19,8 @@ pub(super) struct Rig {
 struct NoNames;
 
 impl ThreadNames for NoNames {
-    fn name(&self, _tid: u32) -> Option<String> {
-        None
+    fn names(&mut self, threads: &[(u32, u64)]) -> Vec<Option<ThreadName>> {
+        vec![None; threads.len()]
     }
 }
 

@@ -25,7 +25,7 @@ mod threads;
 mod ticks;
 
 pub use aggregator::Aggregator;
-pub use collector::{Collector, MAIN_THREAD, ThreadNames};
+pub use collector::{Collector, MAIN_THREAD, ThreadName, ThreadNames, Which};
 pub use native_tables::{IndexedModule, NativeTables, RowsPlace};
 pub use recorder::Recorder;
 pub use region::Region;

@@ -79,14 +79,14 @@ pub fn describe(memory: &dyn Memory, runtime: &Runtime, cwd: &str) -> Descriptio
 }
 
 /// The dict of a module of the main interpreter.
-struct Module<'a> {
+pub(super) struct Module<'a> {
     memory: &'a dyn Memory,
     layout: &'a Layout,
     dict: u64,
 }
 
 impl<'a> Module<'a> {
-    fn sys(memory: &'a dyn Memory, runtime: &'a Runtime) -> Option<Self> {
+    pub fn sys(memory: &'a dyn Memory, runtime: &'a Runtime) -> Option<Self> {
         let layout = &runtime.layout;
         let interpreter = threads::main_interpreter(memory, runtime)?;
         let dict = memory.u64(at(interpreter, layout.interpreter.sysdict)).ok()?;
@@ -94,7 +94,7 @@ impl<'a> Module<'a> {
     }
 
     /// Tries again: the target may be writing to the dict or replacing its table.
-    fn value(&self, name: &str) -> Option<u64> {
+    pub fn value(&self, name: &str) -> Option<u64> {
         const TRIES: usize = 3;
         (0..TRIES).find_map(|_| objects::dict_value(self.memory, self.layout, self.dict, name))
     }
@@ -108,7 +108,7 @@ impl<'a> Module<'a> {
     }
 
     /// Another module by `sys.modules`.
-    fn other(&self, name: &str) -> Option<Self> {
+    pub fn other(&self, name: &str) -> Option<Self> {
         let modules = Module {
             dict: self.value("modules")?,
             ..*self

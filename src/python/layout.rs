@@ -19,6 +19,7 @@ pub struct Layout {
     pub object: ObjectLayout,
     pub unicode: UnicodeLayout,
     pub dict: DictLayout,
+    pub instance: InstanceLayout,
 }
 
 /// `_PyRuntimeState`.
@@ -140,6 +141,29 @@ pub struct DictLayout {
     pub table: DictKeys,
 }
 
+/// Instances of classes, and `PyHeapTypeObject`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstanceLayout {
+    /// `tp_dictoffset`, for classes whose dict is not managed.
+    pub type_dictoffset: u32,
+    pub dict: InstanceDict,
+    /// Where the pointers begin in what `ma_values` points to.
+    pub values: u32,
+}
+
+/// Where an instance of an ordinary class keeps its attributes. `cached_keys` is `ht_cached_keys`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceDict {
+    /// Up to 3.10: a dict at `tp_dictoffset`.
+    Offset,
+    /// 3.11: values 4 words before the object, or a dict 3 words before it.
+    TwoPointers { cached_keys: u32 },
+    /// 3.12: either, 3 words before the object.
+    Tagged { cached_keys: u32 },
+    /// 3.13: a dict 3 words before the object, or values behind its `tp_basicsize` bytes.
+    Inline { cached_keys: u32, type_basicsize: u32 },
+}
+
 /// The shape of `PyDictKeysObject`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DictKeys {
@@ -236,6 +260,11 @@ const V3_8: Layout = Layout {
             indices: 40,
         },
     },
+    instance: InstanceLayout {
+        type_dictoffset: 288,
+        dict: InstanceDict::Offset,
+        values: 0,
+    },
 };
 
 const V3_9: Layout = Layout {
@@ -313,6 +342,10 @@ const V3_11: Layout = Layout {
         },
         ..V3_10.dict
     },
+    instance: InstanceLayout {
+        dict: InstanceDict::TwoPointers { cached_keys: 872 },
+        ..V3_10.instance
+    },
     ..V3_10
 };
 
@@ -359,6 +392,10 @@ const V3_12: Layout = Layout {
         has_ready_bit: false,
         ..V3_11.unicode
     },
+    instance: InstanceLayout {
+        dict: InstanceDict::Tagged { cached_keys: 880 },
+        ..V3_11.instance
+    },
     ..V3_11
 };
 
@@ -389,6 +426,14 @@ const V3_13: Layout = Layout {
             code_start: 200,
         },
         ..V3_12.frame
+    },
+    instance: InstanceLayout {
+        dict: InstanceDict::Inline {
+            cached_keys: 880,
+            type_basicsize: 32,
+        },
+        values: 8,
+        ..V3_12.instance
     },
     ..V3_12
 };

@@ -5,6 +5,7 @@
 //! 2. [`prove`]: walks every thread of every interpreter with that table and derives how the payload
 //!    reaches its own thread state; nothing goes live without it.
 //! 3. [`mod@describe`]: what the capture's header says about the target.
+//! 4. [`ThreadNames`]: what Python calls its threads.
 //!
 //! Everything is read through a given [`Memory`] while the target runs, so every value may be torn or
 //! stale: each is checked, each loop and length has a named bound, and what races is tried again. This
@@ -18,6 +19,7 @@ mod debug_offsets;
 mod describe;
 mod error;
 mod find;
+mod instances;
 mod layout;
 mod machine_code;
 mod memory;
@@ -26,6 +28,7 @@ mod proof;
 mod recipe;
 #[cfg(test)]
 mod tests;
+mod thread_names;
 mod threads;
 mod version;
 mod walk;
@@ -36,3 +39,4 @@ pub use error::{FindError, TablesError};
 pub use find::{Runtime, find};
 pub use memory::{Image, Memory, ReadError};
 pub use proof::prove;
+pub use thread_names::ThreadNames;

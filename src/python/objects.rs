@@ -163,9 +163,7 @@ pub(super) fn dict_value(memory: &dyn Memory, layout: &Layout, dict: u64, wanted
         return None;
     }
     let entries = Entries::read(memory, memory.u64(at(dict, layout.dict.keys)).ok()?, layout)?;
-    let bytes = memory
-        .bytes(entries.address, entries.count * entries.entry_bytes)
-        .ok()?;
+    let bytes = entries.bytes(memory)?;
     bytes.chunks_exact(entries.entry_bytes).find_map(|entry| {
         let key = u64_in(entry, entries.key_at)?;
         let value = u64_in(entry, entries.key_at + 8)?;
@@ -174,17 +172,30 @@ pub(super) fn dict_value(memory: &dyn Memory, layout: &Layout, dict: u64, wanted
     })
 }
 
+/// The entries of a dict with a combined table.
+pub(super) fn items_of_dict(memory: &dyn Memory, layout: &Layout, dict: u64) -> Option<Entries> {
+    if !has_flag(memory, layout, dict, DICT_FLAG) || memory.u64(at(dict, layout.dict.values)) != Ok(0) {
+        return None;
+    }
+    Entries::read(memory, memory.u64(at(dict, layout.dict.keys)).ok()?, layout)
+}
+
 /// The entries of a dict's table, in the order of insertion.
-struct Entries {
+pub(super) struct Entries {
     address: u64,
-    count: usize,
-    entry_bytes: usize,
+    pub count: usize,
+    pub entry_bytes: usize,
     /// Position of the key in an entry; the value follows it.
-    key_at: usize,
+    pub key_at: usize,
 }
 
 impl Entries {
-    fn read(memory: &dyn Memory, keys: u64, layout: &Layout) -> Option<Self> {
+    /// All of them, as they lie in memory.
+    pub fn bytes(&self, memory: &dyn Memory) -> Option<Vec<u8>> {
+        memory.bytes(self.address, self.count * self.entry_bytes).ok()
+    }
+
+    pub fn read(memory: &dyn Memory, keys: u64, layout: &Layout) -> Option<Self> {
         let (index_bytes, nentries, indices, entry_bytes, key_at) = match layout.dict.table {
             DictKeys::Sized {
                 size,
@@ -210,10 +221,10 @@ impl Entries {
                 if log2 > DICT_LOG2_INDEX_MAX {
                     return None;
                 }
-                // 0: any keys, with their hashes. 1: strings, which hold their own.
+                // 0: any keys, with their hashes. 1: strings, which hold their own. 2: those that instances share.
                 match memory.u8(at(keys, kind)).ok()? {
                     0 => (1 << log2, nentries, indices, 24, 8),
-                    1 => (1 << log2, nentries, indices, 16, 0),
+                    1 | 2 => (1 << log2, nentries, indices, 16, 0),
                     _ => return None,
                 }
             }
@@ -229,7 +240,7 @@ impl Entries {
 }
 
 /// Whether `object` is the ASCII string `wanted`: one read, since a dict of modules has thousands of keys.
-fn is_ascii_string(memory: &dyn Memory, layout: &Layout, object: u64, wanted: &str) -> bool {
+pub(super) fn is_ascii_string(memory: &dyn Memory, layout: &Layout, object: u64, wanted: &str) -> bool {
     let unicode = &layout.unicode;
     let data = unicode.ascii_data as usize;
     if !is_pointer(object) {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use super::children::Children;
 use super::head::{Head, head};
 use super::leaks::{LeaksOptions, leaks};
 use super::table::wrap;
@@ -51,6 +52,8 @@ pub struct Answer<'a> {
     pub leaks: &'a LineTable,
     pub verdict: &'a Verdict,
     pub head: Head<'a>,
+    /// `None` if children were not followed.
+    pub children: Option<&'a Children>,
     /// `None` if the target lives on.
     pub target_end: Option<TargetEnd>,
     /// How many processes of the target's cgroup the kernel killed for want of memory within the window.
@@ -105,6 +108,9 @@ pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &m
             "",
             &format!("{left_over} of address space stay in the target, unused; the next attach reuses them."),
         )?;
+    }
+    if let Some(children) = answer.children {
+        children.write(&mut text)?;
     }
     match answer.capture {
         Some(capture) => text.command("More lines:", &format!("memray summary --leaks -r 50 {capture}")),

@@ -41,6 +41,7 @@ fn render(change: impl FnOnce(&mut Answer<'_>), verdict: &Verdict, losses: &[Los
             losses,
             ..Head::default()
         },
+        children: None,
         target_end: None,
         oom_kills_count: 0,
         pauses_us: &[78],

@@ -8,6 +8,7 @@
 
 mod answer;
 mod checklist;
+mod children;
 mod head;
 mod leaks;
 mod location;
@@ -19,6 +20,7 @@ mod text;
 
 pub use answer::{Answer, TargetEnd, answer};
 pub use checklist::{Line, Mark, checklist};
+pub use children::Children;
 pub use head::{Head, head};
 pub use leaks::{LeaksOptions, leaks};
 pub use parse::parse;

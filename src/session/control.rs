@@ -134,15 +134,18 @@ impl Directory {
         })
     }
 
-    fn names(&self) -> Vec<String> {
+    /// Names of records, of one target's alone where that is given: those of others must not keep it from being found.
+    fn names(&self, target_pid: Option<i32>) -> Vec<String> {
+        let prefix = target_pid.map_or(String::new(), |pid| format!("{pid}-"));
         // By the descriptor: the name may lead elsewhere by now.
         let Ok(mut directory) = nix::dir::Dir::openat(&self.file, ".", OFlag::O_DIRECTORY, Mode::empty()) else {
             return Vec::new();
         };
-        let entries = directory.iter().filter_map(Result::ok).take(FILES_MAX);
+        let entries = directory.iter().filter_map(Result::ok);
         entries
             .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
-            .filter(|name| name.ends_with(SUFFIX) && !name.starts_with('.'))
+            .filter(|name| name.ends_with(SUFFIX) && !name.starts_with('.') && name.starts_with(&prefix))
+            .take(FILES_MAX)
             .collect()
     }
 
@@ -211,8 +214,8 @@ impl Drop for ControlFile {
 }
 
 impl Records {
-    /// Reads this user's, and root everybody's.
-    pub fn read() -> Self {
+    /// Reads this user's, and root everybody's; those of one target alone where that is given.
+    pub fn read(target_pid: Option<i32>) -> Self {
         let uid = geteuid().as_raw();
         let mut owners = vec![uid];
         if uid == 0 {
@@ -230,7 +233,7 @@ impl Records {
             }
         }
         let found = directories.iter().enumerate().flat_map(|(index, directory)| {
-            let names = directory.names().into_iter();
+            let names = directory.names(target_pid).into_iter();
             names.filter_map(move |name| {
                 let record = directory.read(&name)?;
                 let uid = directory.uid;
@@ -255,7 +258,7 @@ impl Records {
 /// Removes the file of a collector that is dead and whose target is put back.
 pub fn forget(target_pid: i32, collector_pid: i32, collector_start_ticks: u64) {
     let name = file_name(target_pid, collector_pid, collector_start_ticks);
-    let records = Records::read();
+    let records = Records::read(Some(target_pid));
     for directory in &records.directories {
         directory.remove(&name);
     }
@@ -326,11 +329,19 @@ mod tests {
         for allocations_count in [1, u64::MAX] {
             record.allocations_count = allocations_count;
             directory.write("7-8-9.json", &record).expect("it can be written");
-            assert_eq!(directory.names(), ["7-8-9.json"]);
+            assert_eq!(directory.names(None), ["7-8-9.json"]);
             assert_eq!(directory.read("7-8-9.json").as_ref(), Some(&record));
         }
+        assert_eq!(directory.names(Some(7)), ["7-8-9.json"]);
+        assert_eq!(directory.names(Some(70)), [""; 0]);
+        // Leftovers of other targets, however many, do not hide it.
+        for pid in 1000..1000 + 2 * FILES_MAX {
+            std::fs::write(path.join(format!("{pid}-8-9.json")), "").expect("write");
+        }
+        assert_eq!(directory.names(Some(7)), ["7-8-9.json"]);
+        assert_eq!(directory.names(None).len(), FILES_MAX);
         directory.remove("7-8-9.json");
-        assert_eq!(directory.names(), [""; 0]);
+        assert_eq!(directory.names(Some(7)), [""; 0]);
         std::fs::remove_dir_all(&path).expect("remove it");
     }
 

@@ -15,8 +15,13 @@ use super::target::{self, TargetImage, TargetMemory};
 use crate::python::{self, FindError};
 use inject::{BorrowError, BorrowOptions, Facts, Mapping, Module, Passage, Process, Topic};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use wire::Hook;
 use wire::config::PythonLayout;
+
+/// How long a young process may take until its interpreter runs Python code.
+const SETTING_UP_MAX: Duration = Duration::from_secs(1);
+const SETTING_UP_STEP: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -273,8 +278,18 @@ impl Examination {
         let (Some(process), Some(Ok(runtime))) = (&self.process, &self.runtime) else {
             return Ok(None);
         };
-        let tids = target::threads(process);
-        match python::prove(&TargetMemory::new(process), runtime, self.facts.inner_pid(), &tids) {
+        let prove = || {
+            let tids = target::threads(process);
+            python::prove(&TargetMemory::new(process), runtime, self.facts.inner_pid(), &tids)
+        };
+        let mut proof = prove();
+        // An interpreter that is still being set up has no thread in Python code yet.
+        let deadline = Instant::now() + SETTING_UP_MAX;
+        while proof.is_err() && target::is_young(process.pid()) && Instant::now() < deadline {
+            std::thread::sleep(SETTING_UP_STEP);
+            proof = prove();
+        }
+        match proof {
             Ok(proof) => {
                 self.frames = Some((proof.layout, proof.tid_offset, proof.main_tid));
                 self.thread_pointers = proof.thread_pointers;

@@ -4,15 +4,17 @@ use super::Session;
 use super::checkpoint::{Checkpoint, Kept};
 use super::error::Error;
 use super::exchange;
+use super::follow::{Family, Follow};
 use super::guardian::Guardian;
 use super::native::Native;
 use super::place::withdraw;
 use super::repair::{self, restore_slots};
 use super::sampler::now_ms;
+use super::signals::Signals;
 use super::target;
 use super::window::End;
 use crate::capture::{Appendix, Losses, OldFrees, WriteError};
-use crate::collect::Recorder;
+use crate::collect::{Recorder, Which};
 use crate::report::TargetEnd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::path::PathBuf;
@@ -51,18 +53,34 @@ pub struct Ended {
     pub warnings: Vec<String>,
     /// The capture, where no file of it is kept.
     pub kept: Option<Kept>,
+    follow: Option<Follow>,
+}
+
+impl Ended {
+    /// Waits for windows on children that outlive the target, until their time is up or a signal comes; says what became
+    /// of all. `None` where children were not followed.
+    pub fn outlast(&mut self, signals: &Signals) -> Option<Family> {
+        let follow = self.follow.as_mut()?;
+        follow.outlast(signals);
+        Some(follow.family())
+    }
 }
 
 impl Session {
     /// Detaches and closes the capture. What can't be done is a warning, not a reason to leave the rest undone.
     pub fn finish(mut self, end: End) -> Result<Ended, Error> {
         let is_there = self.process.is_alive() && self.landing_is_there();
+        if is_there && let Some(follow) = &mut self.follow {
+            // One window, one end; where the target is gone its children go on.
+            follow.end();
+        }
         let mut put_back = Ok(());
         if is_there {
             put_back = self.switch_off();
         } else {
             self.drain_all(|_| true);
         }
+        self.collector.refresh_names(Which::All);
         self.sample_rss();
         if let Some(sample) = self.sampler.sample(self.own_bytes()) {
             self.samples.push_last(sample);
@@ -89,6 +107,15 @@ impl Session {
         self.warnings.extend(self.native.as_ref().and_then(Native::warning));
         let mut appendix = self.appendix(losses, target_end, left_over_bytes);
         appendix.window_end = end.condition();
+        if let Some(follow) = &mut self.follow {
+            if is_there {
+                follow.wait();
+            }
+            let followed = follow.family().followed.into_iter();
+            appendix.children = followed
+                .map(|(pid, path)| (pid, path.to_string_lossy().into_owned()))
+                .collect();
+        }
         let closed = close(self.collector.into_recorder(), self.checkpoint.as_mut(), &appendix);
         // The very last step: whoever waits for the mark to go finds a complete capture.
         if is_there {
@@ -124,6 +151,7 @@ impl Session {
             oom_kills,
             warnings: self.warnings,
             kept: self.checkpoint.and_then(Checkpoint::kept),
+            follow: self.follow,
         })
     }
 
@@ -220,6 +248,11 @@ impl Session {
             left_over_bytes,
             native: (self.native.as_ref()).map(|native| native.symbols(self.process.pid(), &self.collector)),
             native_stacks_cut: self.native.as_ref().map_or(0, Native::cut_stacks),
+            threads: self
+                .collector
+                .thread_list()
+                .map(|(number, kernel_id, name)| (number, kernel_id, name.to_owned()))
+                .collect(),
             qualnames: Some(self.collector.qualnames().iter().cloned().collect()),
             ..Appendix::default()
         }

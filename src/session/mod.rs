@@ -5,6 +5,7 @@
 //! - [`native`]: what native stacks need: unwind tables, and the modules' places in the capture.
 //! - [`window`]: drain, sample, hook what is loaded, until something ends it.
 //! - [`checkpoint`]: an aggregated capture, replaced as a whole. [`limits`]: when a window ends by itself.
+//! - [`follow`]: children, each with a memray of its own.
 //! - [`finish`]: flag off, drained, slots back, memory withdrawn, capture closed, mark taken away.
 //! - [`repair`]: the same from outside, by the marks in the [`landing`], when the tool is dead.
 //! - [`control`]: what the collector tells others of its session while it lasts; [`status`] reads that.
@@ -17,6 +18,7 @@ mod examine;
 mod exchange;
 mod findings;
 mod finish;
+mod follow;
 mod guardian;
 mod headroom;
 mod hooking;
@@ -39,11 +41,13 @@ mod signals;
 mod start;
 mod status;
 mod target;
+mod thread_names;
 mod window;
 
 pub use checkpoint::Kept;
 pub use error::{Error, clock_text};
 pub use finish::Ended;
+pub use follow::{Family, FollowOptions};
 pub use host::diagnose_host;
 pub use limits::Limits;
 pub use preflight::{Check, Diagnosis, diagnose};
@@ -57,6 +61,7 @@ use crate::capture::Sample;
 use crate::collect::{Collector, Recorder, Series};
 use checkpoint::Checkpoint;
 use control::{ControlFile, Record};
+use follow::Follow;
 use guardian::Guardian;
 use hooking::Hooks;
 use inject::{BorrowOptions, Passage, Process};
@@ -91,6 +96,8 @@ pub struct Session {
     duration: Option<Duration>,
     limits: Limits,
     disk: Disk,
+    /// Where children are followed.
+    follow: Option<Follow>,
     /// Of an aggregated capture.
     checkpoint: Option<Checkpoint>,
     live_since: Instant,

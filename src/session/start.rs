@@ -4,6 +4,7 @@
 use super::Session;
 use super::checkpoint::Checkpoint;
 use super::error::Error;
+use super::follow::{Follow, FollowOptions};
 use super::guardian::Guardian;
 use super::headroom::{self, Need};
 use super::landing::{Bearer, Landing, own_mark};
@@ -14,6 +15,7 @@ use super::place::{Placed, Shared, missing_bytes, place, write_image};
 use super::preflight::Survey;
 use super::python_allocators::PythonAllocators;
 use super::sampler::{Sampler, now_ms};
+use super::thread_names::Names;
 use super::{repair, target};
 use crate::capture::{Appendix, FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Aggregator, Collector, MAIN_THREAD, Recorder, Region, RingReader, Series, TickClock};
@@ -48,6 +50,8 @@ pub struct Options {
     pub native: bool,
     /// Also follow Python's own allocators.
     pub trace_python_allocators: bool,
+    /// Children, too.
+    pub follow: Option<FollowOptions>,
 }
 
 impl Session {
@@ -148,13 +152,17 @@ impl Survey {
         pauses.extend(exchanged);
         // Before the target can touch a page itself, which would be charged to its cgroup.
         let _ = touched.join();
+        let follow = options.follow.clone().map(|wanted| {
+            let until = options.duration.map(|duration| Instant::now() + duration);
+            Follow::new(options.pid, wanted, &output.path, output.keeps_nothing(), until)
+        });
         landing.set_flag(&self.process, FLAG_ON)?;
         // From here on the session mark tells others.
         drop(self.lock);
         let (live_since, live_after) = (Instant::now(), started.elapsed());
         // What was loaded between the survey and now.
         self.hooks.refresh(&self.process, &mut landing)?;
-        let names = Box::new(target::ProcNames::new(&self.process));
+        let names = Box::new(Names::new(&self.process, self.runtime));
         let sampler = Sampler::new(options.pid);
         let mut session = Session {
             oom_kills_before: sampler.oom_kills(),
@@ -175,6 +183,7 @@ impl Survey {
             duration: options.duration,
             limits: options.limits,
             disk,
+            follow,
             checkpoint,
             live_since,
             live_after,

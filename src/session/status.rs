@@ -76,7 +76,7 @@ pub fn sessions(pid: Option<i32>) -> Result<Vec<Listed>, Error> {
     if let Some(obstacle) = facts.as_ref().and_then(|facts| facts.obstacle_of(Topic::Process)) {
         return Err(Error::Obstacle(obstacle));
     }
-    let records = Records::read();
+    let records = Records::read(pid);
     let mut listed = Vec::new();
     let mut known = Vec::new();
     for found in &records.found {

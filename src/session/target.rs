@@ -1,6 +1,5 @@
 //! The target as other rooms want to see it, and small facts about processes from /proc.
 
-use crate::collect::ThreadNames;
 use crate::python::{Image, Memory, ReadError};
 use crate::report::TargetEnd;
 use inject::{Module, Process, RemoteAddr, stat_field};
@@ -19,7 +18,12 @@ pub struct TargetMemory<'a> {
 
 impl<'a> TargetMemory<'a> {
     pub fn new(process: &'a Process) -> Self {
-        let until = Instant::now() + UNDERSTANDING_MAX;
+        Self::for_at_most(process, UNDERSTANDING_MAX)
+    }
+
+    /// The same, for less time.
+    pub fn for_at_most(process: &'a Process, time: Duration) -> Self {
+        let until = Instant::now() + time;
         Self { process, until }
     }
 }
@@ -212,8 +216,8 @@ impl ProcNames {
     }
 }
 
-impl ThreadNames for ProcNames {
-    fn name(&self, tid: u32) -> Option<String> {
+impl ProcNames {
+    pub fn name(&self, tid: u32) -> Option<String> {
         let tid = self.outer_tid(tid)?;
         let name = std::fs::read(format!("/proc/{}/task/{tid}/comm", self.pid)).ok()?;
         Some(String::from_utf8_lossy(&name).trim_end().to_owned()).filter(|name| !name.is_empty())

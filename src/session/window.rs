@@ -8,7 +8,7 @@ use super::signals::Signals;
 use super::target;
 use crate::analyze::losses;
 use crate::capture::{Appendix, WriteError};
-use crate::collect::Recorder;
+use crate::collect::{Recorder, Which};
 use crate::ui::ProgressState;
 use crate::ui::format::bytes_short;
 use nix::sys::signal::Signal;
@@ -125,6 +125,7 @@ impl Session {
                 return end;
             }
             if rss.is_due(now) {
+                self.collector.refresh_names(Which::Fresh);
                 let rss_bytes = self.sample_rss();
                 if let Some(limit_bytes) = self.limits.until_rss_bytes.filter(|&limit| rss_bytes >= limit) {
                     return End::RssReached { rss_bytes, limit_bytes };
@@ -136,8 +137,12 @@ impl Session {
                 if let Some(warning) = self.hooks.python_is_replaced(&self.process) {
                     self.warn(warning.to_owned());
                 }
+                self.collector.refresh_names(Which::All);
                 self.collector
                     .release_dead_threads(|| target::threads(&self.process).into_iter().collect());
+            }
+            if let Some(follow) = &mut self.follow {
+                follow.look(now, &self.process, &self.landing);
             }
             if sample.is_due(now) {
                 if !self.process.is_alive() {

@@ -145,14 +145,9 @@ impl Target {
         std::fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }
 
-    /// Waits until somebody's window on it is open: what it does from now on is recorded.
+    /// See [`wait_until_tracked`].
     pub fn wait_until_tracked(&self) {
-        let pid = self.pid_text();
-        super::eventually("the window is open", ANSWER_DEADLINE, || {
-            let status = super::Tool::new(&["status", &pid]).run();
-            // The collector says so once the hooks are live.
-            status.stdout.contains("live since attach").then_some(())
-        });
+        wait_until_tracked(&self.pid_text());
     }
 
     /// Fails unless it is alive, not stopped, and not traced by anyone.
@@ -192,6 +187,15 @@ impl Target {
             self.child.try_wait().expect("wait for the target")
         })
     }
+}
+
+/// Waits until somebody's window on a process is open: what it does from now on is recorded.
+pub fn wait_until_tracked(pid: &str) {
+    super::eventually("the window is open", ANSWER_DEADLINE, || {
+        let status = super::Tool::new(&["status", pid]).run();
+        // The collector says so once the hooks are live.
+        status.stdout.contains("live since attach").then_some(())
+    });
 }
 
 impl Drop for Target {

@@ -4,6 +4,7 @@ pub mod abandoned;
 pub mod borrow;
 mod candidates;
 pub mod cgroups;
+pub mod children;
 pub mod facts;
 mod fault;
 pub mod frame_table;

@@ -206,6 +206,8 @@ fn the_appendix_comes_back_from_both_kinds_of_file() {
             frames: vec![1, 0],
         }),
         left_over_bytes: 65_536,
+        threads: vec![(1, 12, "MainThread".into())],
+        children: vec![(12, "/tmp/a.bin.12".into())],
         qualnames: Some([(1, "Café.__init__".to_string()), (2, "main.<locals>.f".into())].into()),
     };
     for compress in [false, true] {

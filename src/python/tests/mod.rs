@@ -10,3 +10,4 @@ mod refusals;
 mod roots;
 mod stacks;
 mod target;
+mod thread_names;
