@@ -314,3 +314,83 @@ fn upstreams_reports_open_our_captures() {
         }
     }
 }
+
+/// The numbers of `stats --json` are upstream's; places that hold the same may come in another order.
+#[test]
+fn stats_agree_with_upstreams() {
+    let Some(captures) = captures() else { return };
+    let dir = Dir::new();
+    for (index, file) in captures.files.iter().enumerate() {
+        let json = |name: &str| dir.file(&format!("{name}{index}.json"));
+        let flags = ["stats", "--json", "-n", "1000", file, "-o"];
+        let with = |path: &str| -> Vec<String> {
+            flags
+                .iter()
+                .map(|&flag| flag.to_owned())
+                .chain([path.to_owned()])
+                .collect()
+        };
+        let (ours, theirs) = (with(&json("ours")), with(&json("theirs")));
+        let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
+        let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
+        Tool::new(&ours).succeed().assert_says("Wrote ");
+        upstream::memray(captures.reader.clone(), &theirs).succeed();
+        let read = |name: &str| -> serde_json::Value {
+            let text = std::fs::read_to_string(json(name)).expect("the JSON file");
+            let mut value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            let object = value.as_object_mut().expect("an object");
+            for rows in object.values_mut().filter_map(serde_json::Value::as_array_mut) {
+                rows.sort_by_key(|row| row.to_string());
+            }
+            // Ours say in which time zone.
+            let metadata = object["metadata"].as_object_mut().expect("an object");
+            for time in ["start_time", "end_time"] {
+                assert!(metadata.remove(time).is_some_and(|time| time.is_string()), "{time}");
+            }
+            value
+        };
+        let (ours, theirs) = (read("ours"), read("theirs"));
+        for (key, value) in theirs.as_object().expect("an object") {
+            assert_eq!(&ours[key], value, "{key} of {file}");
+        }
+        assert_eq!(
+            ours.as_object().map(|ours| ours.len()),
+            theirs.as_object().map(|theirs| theirs.len())
+        );
+    }
+}
+
+#[test]
+fn stats_have_upstreams_texts_and_names() {
+    let Some(captures) = captures() else { return };
+    let file = &captures.files[0];
+    let text = Tool::new(&["stats", file]).succeed();
+    let theirs = upstream::memray(captures.reader.clone(), &["stats", file])
+        .succeed()
+        .stdout;
+    // The head is ours; then line by line, but for places that are equal.
+    let titles = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with("\t- "));
+        lines
+            .skip_while(|line| !line.contains("Total allocations:"))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(titles(&text.stdout), titles(&theirs));
+
+    let dir = Dir::new();
+    let copy = dir.file("memray-app.bin");
+    std::fs::copy(file, &copy).expect("copy the capture");
+    Tool::new(&["stats", "--json", &copy])
+        .succeed()
+        .assert_says("memray-stats-app.bin.json");
+    Tool::new(&["stats", "--json", &copy])
+        .run()
+        .assert_code(1)
+        .assert_says("--force");
+    Tool::new(&["stats", "--json", "--force", &copy]).succeed();
+    let piped = Tool::new(&["stats", "--json", "-o", "-", &copy]).succeed().stdout;
+    let written = std::fs::read_to_string(dir.file("memray-stats-app.bin.json")).expect("the JSON file");
+    assert_eq!(piped, written);
+    Tool::new(&["stats", "-n", "0", &copy]).run().assert_code(2);
+}

@@ -4,6 +4,7 @@
 //!   address), [`ranges`] (mapped ranges) and [`high_water`] (what each place held at the peak).
 //! - [`mod@functions`]: a snapshot as one row a function, for `memray summary`.
 //! - [`growth`]: a snapshot as one row an allocating line, with where that line lies ([`origin`]).
+//! - [`statistics`]: everything that was ever allocated, for `memray stats`, also by package ([`modules`]).
 //! - [`trend`]: is a series of samples growing? [`mod@verdict`]: that, the time to the limit, and a reconciliation.
 //! - [`mod@losses`]: what was not recorded, by what that means.
 //! - [`input`]: what all of it works on.
@@ -15,8 +16,10 @@ mod high_water;
 mod input;
 mod live;
 mod losses;
+mod modules;
 mod origin;
 mod ranges;
+mod statistics;
 mod trend;
 mod verdict;
 
@@ -25,7 +28,9 @@ pub use growth::{LineRow, LineTable, lines};
 pub use heap::{Heap, arena_bytes};
 pub use input::Hybrid;
 pub use losses::{Loss, LossCause, LossSummary, loss_causes, losses};
+pub use modules::SearchPaths;
 pub use origin::Origins;
+pub use statistics::{Amount, Line, Statistics, Tally, histogram, largest};
 pub use trend::{Rate, Trend};
 pub use verdict::{Basis, Evidence, Limit, Reconcile, Verdict, verdict};
 #[cfg(test)]

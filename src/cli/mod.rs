@@ -43,6 +43,8 @@ enum Command {
     Status(StatusArgs),
     /// Show which functions hold the memory
     Summary(SummaryArgs),
+    /// Show how much was allocated, in which sizes, by what and where
+    Stats(StatsArgs),
     /// Print every record of a capture, one a line
     Parse(ParseArgs),
     /// Waits until the tracking process ends and cleans up behind it
@@ -197,6 +199,31 @@ struct SummaryArgs {
 }
 
 #[derive(Args)]
+struct StatsArgs {
+    /// A capture
+    #[arg(value_name = "FILE")]
+    results: PathBuf,
+    /// Show this many of the largest lines and modules
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    num_largest: u32,
+    /// Write a JSON file instead
+    #[arg(long)]
+    json: bool,
+    // Not a doc comment, where <name> would be an HTML tag.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        requires = "json",
+        help = "Name of the JSON file, - for standard output [default: memray-stats-<name>.json beside the capture]"
+    )]
+    output: Option<PathBuf>,
+    /// Overwrite the JSON file if it exists
+    #[arg(short, long)]
+    force: bool,
+}
+
+#[derive(Args)]
 struct ParseArgs {
     /// A capture
     #[arg(value_name = "FILE")]
@@ -219,6 +246,7 @@ pub fn run() -> ExitCode {
         Command::Doctor(args) => Ok(doctor::doctor(&args)),
         Command::Status(args) => status::status(&args),
         Command::Summary(args) => done(reports::summary(&args)),
+        Command::Stats(args) => done(reports::stats(&args)),
         Command::Parse(args) => done(reports::parse(&args)),
         Command::Guardian {
             pid,

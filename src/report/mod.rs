@@ -2,6 +2,7 @@
 //!
 //! - [`mod@summary`]: functions by what they hold; [`mod@leaks`]: lines by what is still live; [`mod@answer`]: that
 //!   and the verdict on a window; [`mod@parse`]: records one by one.
+//! - [`mod@stats`]: all that was ever allocated, as text and as JSON.
 //! - [`mod@head`]: what the figures of a capture lack.
 //! - [`mod@checklist`]: findings and what helps.
 //! - [`table`], [`text`], [`location`], [`paint`]: boxes, sentences, places that give way from their left, colour.
@@ -14,6 +15,7 @@ mod leaks;
 mod location;
 mod paint;
 mod parse;
+mod stats;
 mod summary;
 mod table;
 mod text;
@@ -24,6 +26,7 @@ pub use children::Children;
 pub use head::{Head, head};
 pub use leaks::{LeaksOptions, leaks};
 pub use parse::parse;
+pub use stats::{Metadata, stats, stats_json};
 pub use summary::{SummaryOptions, default_rows, summary};
 
 #[cfg(test)]
