@@ -19,12 +19,13 @@ REFUSALS = ("there is no process", "gone", "ended", "not Python", "not a Python"
 
 
 class Tool:
-    def __init__(self, memray, tmp, random):
-        self.memray, self.tmp, self.random = memray, tmp, random
+    def __init__(self, memray, tmp, random, attach_options=()):
+        self.memray, self.tmp, self.random, self.attach_options = memray, tmp, random, list(attach_options)
         self.refusals = {}
 
     def attach(self, pid, *flags, name="out"):
-        command = [self.memray, "attach", "-f", "-o", "%s/%s.bin" % (self.tmp, name)] + list(flags) + [str(pid)]
+        command = [self.memray, "attach", "-f", "-o", "%s/%s.bin" % (self.tmp, name)]
+        command += self.attach_options + list(flags) + [str(pid)]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def detach(self, pid, allowed=(0,)):
