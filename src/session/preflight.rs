@@ -10,7 +10,7 @@ use super::payload::Image;
 use super::ring_memory::RingSource;
 use super::target;
 use crate::python::{Description, Runtime};
-use inject::{BorrowOptions, Mapping, Passage, Process};
+use inject::{BorrowOptions, Mapping, Obstacle, Passage, Process};
 use std::time::{Duration, Instant};
 use wire::config::PythonLayout;
 
@@ -191,6 +191,8 @@ fn patiently<T, E>(
             .and_then(&reason)
             .is_some_and(|error| match error {
                 Error::Executed => true,
+                // Another memray's stop, which lasts less than a millisecond: only then can it be seen who tracks.
+                Error::Obstacle(Obstacle::Traced { by, .. }) => target::is_this_program(*by),
                 error => error.may_be_early() && target::is_young(pid),
             });
         if !is_early || Instant::now() >= deadline {

@@ -64,7 +64,8 @@ impl Session {
         let found = Survey::make(options.pid, options.native).and_then(|mut survey| {
             if options.trace_python_allocators {
                 let Survey { process, landings, .. } = &survey;
-                let python = PythonAllocators::find(process, survey.runtime.clone(), landings)?;
+                let python = PythonAllocators::find(process, survey.runtime.clone(), landings)
+                    .map_err(|error| error.or_left(process))?;
                 survey.hooks.follow_python(python);
             }
             let output = Output::open(options.output.as_deref(), options.force, options.pid)?;

@@ -4,6 +4,7 @@ use crate::python::{Image, Memory, ReadError};
 use crate::report::TargetEnd;
 use inject::{Module, Process, RemoteAddr, stat_field};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 /// How long the Python room may take to understand a target. An honest one of a thousand threads takes a fraction of a
@@ -37,6 +38,15 @@ impl Memory for TargetMemory<'_> {
         }
         self.process.read(RemoteAddr(address), buffer).map_err(|_| failed)
     }
+}
+
+/// Whether a process runs the very program that this one runs.
+pub fn is_this_program(pid: i32) -> bool {
+    let program = |path: String| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    program(format!("/proc/{pid}/exe")).is_some_and(|it| Some(it) == program("/proc/self/exe".to_owned()))
 }
 
 /// One of the target's modules, for the Python room.
@@ -78,7 +88,6 @@ pub fn is_running(pid: i32, expected_start_ticks: u64) -> bool {
 
 /// Inode of the tool's PID namespace.
 pub fn own_pid_namespace() -> u64 {
-    use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino())
 }
 
