@@ -1,6 +1,6 @@
 //! What a capture lacks: counted by cause, in the capture and at the head of every report, and never called a leak.
 
-use crate::support::{Output, Target, Tool, interpreters, skip};
+use crate::support::{Output, Target, Tool, interpreters, skip, skip_optional};
 
 fn target(name: &str) -> Option<Target> {
     let python = interpreters::any();
@@ -94,4 +94,31 @@ fn without_losses_no_report_speaks_of_them() {
     Tool::new(&["detach", &pid]).succeed();
     let output = Tool::new(&["summary", &capture]).succeed();
     assert!(output.stdout.starts_with('┏'), "{}", output.describe());
+}
+
+#[test]
+#[ignore = "8,500 threads take a minute; the models and the payload's own tests hold the counting"]
+fn threads_beyond_the_table_are_counted_and_named_as_the_cause() {
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    // The table has room for 8,192.
+    let mut target = match Target::spawn_or_excuse(&python, "many_threads.py", &["8500"]) {
+        Ok(target) => target,
+        Err(why) => return skip_optional("8,500 threads", &why),
+    };
+    let capture = target.dir.file("capture.bin");
+    let pid = target.pid_text();
+    Tool::new(&["attach", &pid, "-o", &capture]).succeed();
+    target.ask("work", "done");
+    Tool::new(&["detach", &pid]).succeed();
+    let output = Tool::new(&["summary", "--leaks", &capture]).succeed();
+    let head = head(&output);
+    assert!(
+        head.contains("by threads for which the thread table was full: each a block missing below"),
+        "{}",
+        output.describe()
+    );
+    // What there was room for is there.
+    output.assert_says("many_threads.py");
 }

@@ -4,7 +4,7 @@ use super::target::{ProcNames, TargetMemory};
 use crate::collect::{ThreadName, ThreadNames};
 use crate::python::{self, Runtime};
 use inject::Process;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// How long Python's names may be read at a time: the ring is not drained meanwhile, and holds what comes. A thousand
@@ -34,7 +34,8 @@ impl ThreadNames for Names {
     fn names(&mut self, threads: &[(u32, u64)]) -> Vec<Option<ThreadName>> {
         let memory = TargetMemory::for_at_most(&self.process, READING_MAX);
         // On this architecture and C library `pthread_self()` is the thread pointer.
-        let is_wanted = |ident| threads.iter().any(|&(_, pointer)| pointer == ident);
+        let wanted: HashSet<u64> = threads.iter().map(|&(_, pointer)| pointer).collect();
+        let is_wanted = |ident| wanted.contains(&ident);
         let pythons = self.python.read(&memory, &self.runtime, is_wanted);
         let mut pythons: HashMap<u64, String> = pythons.into_iter().collect();
         let name = |&(tid, pointer): &(u32, u64)| {

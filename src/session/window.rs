@@ -24,6 +24,9 @@ const RSS_EVERY: Duration = Duration::from_millis(10);
 /// The cgroup's memory, whether the target is still there, progress.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// Threads are asked for changed names this often, and that takes no more than this part of the time.
+const NAMES_EVERY: Duration = Duration::from_secs(1);
+const NAMES_SHARE: u32 = 50;
 /// How much of an aggregated capture is lost at most, should memray be killed.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Slots are looked at again this often even if no module seems to have come: lazy binding overwrites hooks.
@@ -109,6 +112,7 @@ impl Session {
         let mut flush = Timer::new(FLUSH_EVERY);
         let mut save = Timer::new(SAVE_EVERY);
         let mut recheck = Timer::new(RECHECK_EVERY);
+        let (mut names_due, mut fresh_names_due) = (Instant::now() + NAMES_EVERY, Instant::now());
         loop {
             let taken = self.collector.drain(DRAIN_RECORDS);
             let now = Instant::now();
@@ -124,8 +128,18 @@ impl Session {
             if let Some(end) = self.limit_reached(now) {
                 return end;
             }
-            if rss.is_due(now) {
+            if now >= names_due {
+                let started = Instant::now();
+                self.collector.refresh_names(Which::All);
+                // Thousands of threads take their time, in which the ring is not drained.
+                names_due = started + NAMES_EVERY.max(started.elapsed() * NAMES_SHARE);
+            }
+            if now >= fresh_names_due {
+                let started = Instant::now();
                 self.collector.refresh_names(Which::Fresh);
+                fresh_names_due = started + RSS_EVERY.max(started.elapsed() * NAMES_SHARE);
+            }
+            if rss.is_due(now) {
                 let rss_bytes = self.sample_rss();
                 if let Some(limit_bytes) = self.limits.until_rss_bytes.filter(|&limit| rss_bytes >= limit) {
                     return End::RssReached { rss_bytes, limit_bytes };
@@ -137,7 +151,6 @@ impl Session {
                 if let Some(warning) = self.hooks.python_is_replaced(&self.process) {
                     self.warn(warning.to_owned());
                 }
-                self.collector.refresh_names(Which::All);
                 self.collector
                     .release_dead_threads(|| target::threads(&self.process).into_iter().collect());
             }
