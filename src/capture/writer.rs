@@ -179,8 +179,11 @@ impl Writer {
     }
 
     /// A native frame, called by the one with the number `parent` (0: by none): the address to which its callee
-    /// returns. Gives its number.
+    /// returns. Gives its number; 0 in a capture without native stacks.
     pub fn native_frame(&mut self, ip: u64, parent: u32) -> u32 {
+        if !self.header.native_traces {
+            return 0;
+        }
         self.make_room(SMALL_RECORD_BYTES_MAX);
         let out = self.sink.buffer();
         out.push(token::NATIVE_FRAME);

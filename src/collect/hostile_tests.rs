@@ -52,7 +52,7 @@ fn whatever_is_in_the_ring_ends_in_a_readable_capture() {
             let lap = lap_of(position, RING_SLOTS, 0);
             // Mostly the kinds that there are, with the threads and flags that there are.
             let plain = word(lap, random.next() as u16, (random.next() % 17) as u8, Kind::Pad) & !0xff;
-            slot.word.store(plain | (random.next() % 13), Relaxed);
+            slot.word.store(plain | (random.next() % 15), Relaxed);
         }
         collector.reader().region().header().head.store(RECORDS, Relaxed);
         assert_eq!(collector.drain(usize::MAX), RECORDS as usize);

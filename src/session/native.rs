@@ -9,11 +9,12 @@ use crate::unwind::{Rows, rows};
 use inject::{Mapping, Module, Process, RemoteAddr};
 use rustc_hash::FxHashMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use wire::native::native_bytes;
 use wire::region::region_bytes;
 use wire::ring::RING_SLOTS;
-use wire::{NONE, config::NativePlace};
+use wire::{NONE, PAGE_BYTES, config::NativePlace};
 
 /// Rows that there is room for besides those of the modules at hand: for modules that are loaded later.
 const ROWS_SPARE: usize = 1 << 19;
@@ -70,6 +71,8 @@ pub struct Native {
     epochs: Vec<Vec<Module>>,
     is_full: bool,
     cut_stacks: u64,
+    /// Of the tables, by the target, as of the last look.
+    touched_bytes: u64,
 }
 
 /// A module at its place.
@@ -108,6 +111,7 @@ impl Native {
             epochs: vec![Vec::new()],
             is_full: false,
             cut_stacks: 0,
+            touched_bytes: 0,
         };
         for (identity, rows) in &prepared.rows {
             native.keep(*identity, rows);
@@ -124,6 +128,11 @@ impl Native {
 
     /// Takes up what was loaded and unloaded since the last time, in tables and capture.
     pub fn follow(&mut self, process: &Process, hooks: &Hooks, collector: &mut Collector) {
+        self.touched_bytes = touched_bytes(
+            process.pid(),
+            self.place.tables,
+            native_bytes(self.place.rows_count.into()),
+        );
         let known: Vec<Known> = hooks.modules().iter().map(known).collect();
         if known == self.known {
             return;
@@ -164,6 +173,11 @@ impl Native {
     /// The names behind the capture's native frames. Takes its time: the target is free by then.
     pub fn symbols(&self, pid: i32, collector: &Collector) -> NativeSymbols {
         name_frames(pid, collector.native_frames(), &self.epochs)
+    }
+
+    /// Bytes of the tables that the target's RSS shows.
+    pub fn touched_bytes(&self) -> u64 {
+        self.touched_bytes
     }
 
     /// What to warn of at the end of the window.
@@ -227,6 +241,25 @@ impl Native {
         header.main_stack_high.store(maps[position].end, Ordering::Relaxed);
         header.main_stack_low.store(low, Ordering::Relaxed);
     }
+}
+
+/// Bytes of a range of the target that its page tables have; 0 where that can't be seen.
+fn touched_bytes(pid: i32, start: u64, bytes: u64) -> u64 {
+    const ENTRY_BYTES: u64 = 8;
+    const IS_PRESENT: u8 = 0x80;
+    let Ok(pagemap) = File::open(format!("/proc/{pid}/pagemap")) else {
+        return 0;
+    };
+    let mut entries = vec![0; (bytes / PAGE_BYTES * ENTRY_BYTES) as usize];
+    if pagemap
+        .read_exact_at(&mut entries, start / PAGE_BYTES * ENTRY_BYTES)
+        .is_err()
+    {
+        return 0;
+    }
+    // The highest byte of each is the last.
+    let present = entries.iter().skip(7).step_by(ENTRY_BYTES as usize);
+    present.filter(|byte| **byte & IS_PRESENT != 0).count() as u64 * PAGE_BYTES
 }
 
 /// `RLIMIT_STACK`; `None` where there is no limit.

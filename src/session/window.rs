@@ -3,6 +3,7 @@
 use super::Session;
 use super::guardian::Guardian;
 use super::limits::Room;
+use super::native::Native;
 use super::sampler::now_ms;
 use super::signals::Signals;
 use super::target;
@@ -260,7 +261,8 @@ impl Session {
 
     /// What the target's RSS shows of our own memory.
     pub(super) fn own_bytes(&self) -> u64 {
-        self.collector.region_touched_bytes() + self.landing.header.landing_bytes
+        let tables_bytes = self.native.as_ref().map_or(0, Native::touched_bytes);
+        self.collector.region_touched_bytes() + self.landing.header.landing_bytes + tables_bytes
     }
 
     /// One sample of RSS into the capture; 0 once the target is gone.
