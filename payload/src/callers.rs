@@ -26,9 +26,9 @@ use wire::{NONE, PAGE_BYTES};
 /// User addresses have so many bits, unless a program asks for more.
 const ADDRESS_BITS: u32 = 47;
 /// Low bits of the generation in an entry of the cache.
-const GENERATION_MASK: u64 = 31;
-/// What is left of a mixed address once its high bits have chosen the entry.
-const TAG_BITS: u32 = ADDRESS_BITS - CACHE_BITS;
+const GENERATION_MASK: u64 = 15;
+/// What is left of a mixed address once its high bits have chosen a pair of entries.
+const TAG_BITS: u32 = ADDRESS_BITS - (CACHE_BITS - 1);
 
 const _: () = assert!(TAG_BITS + RULE_BITS + GENERATION_MASK.count_ones() == 64);
 
@@ -90,16 +90,26 @@ impl<'a> Tables<'a> {
         if pc >> ADDRESS_BITS != 0 {
             return Rule::NONE;
         }
-        // A bijection of 47-bit numbers: no two addresses share entry and tag.
+        // A bijection of 47-bit numbers: no two addresses share pair and tag. Pairs, since two addresses of one stack that
+        // pushed each other out would be looked up at every event.
         let mixed = pc.wrapping_mul(SALT[1] | 1) & ((1 << ADDRESS_BITS) - 1);
-        let entry = self.cache(mixed >> TAG_BITS);
+        let (first, second) = (
+            self.cache(mixed >> TAG_BITS << 1),
+            self.cache(mixed >> TAG_BITS << 1 | 1),
+        );
         let mark = mixed << (64 - TAG_BITS) | (self.current.generation as u64 & GENERATION_MASK) << RULE_BITS;
-        let cached = entry.load(Relaxed);
+        let cached = first.load(Relaxed);
         if cached >> RULE_BITS == mark >> RULE_BITS {
             return Rule(cached as u32 & ((1 << RULE_BITS) - 1));
         }
+        let other = second.load(Relaxed);
+        if other >> RULE_BITS == mark >> RULE_BITS {
+            return Rule(other as u32 & ((1 << RULE_BITS) - 1));
+        }
         let rule = self.look_up(pc.wrapping_sub(1));
-        entry.store(mark | rule.0 as u64 & ((1 << RULE_BITS) - 1), Relaxed);
+        // The older of the two goes.
+        second.store(cached, Relaxed);
+        first.store(mark | rule.0 as u64 & ((1 << RULE_BITS) - 1), Relaxed);
         rule
     }
 

@@ -82,7 +82,7 @@ impl NativeTables {
             modules_count: modules.len() as u16,
             buffer: ((usize::from(self.current.buffer) + 1) % INDEX_BUFFERS) as u8,
             // An empty entry of the cache would pass for one of such a generation.
-            generation: if generation.is_multiple_of(32) {
+            generation: if generation.is_multiple_of(16) {
                 generation + 1
             } else {
                 generation

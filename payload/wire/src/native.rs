@@ -56,7 +56,7 @@ pub struct NativeHeader {
 pub struct Current {
     pub modules_count: u16,
     pub buffer: u8,
-    /// Counts up, past multiples of 32; its low bits mark the cache's entries, and an empty entry holds 0.
+    /// Counts up, past multiples of 16; its low bits mark the cache's entries, and an empty entry holds 0.
     pub generation: u32,
 }
 
