@@ -3,9 +3,8 @@
 //! The log comes from the target (`targets/allocations.py`, `targets/native_calls.py`), the records from upstream's
 //! reader. Sizes are used once, so a record with such a size can only be the one in the log.
 
-use crate::support::ledger::Table;
 use crate::support::upstream::{Dump, MMAP, Record};
-use crate::support::{Dir, Interpreter, Target, Tool, eventually, libraries, test_file, upstream};
+use crate::support::{Dir, Interpreter, Target, Tool, eventually, ledger, libraries, test_file, upstream};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -292,42 +291,12 @@ fn native_calls(python: &Interpreter) {
 /// What upstream's own tracker makes of the same program, for comparison: `cargo test -- --nocapture upstreams_ledger`.
 #[test]
 fn upstreams_ledger() {
-    let Some(reader) = upstream::python() else { return };
     let dir = Dir::new();
-    let (capture, log) = (dir.file("capture.bin"), dir.file("log"));
     let built = libraries::lazy().build(&dir, "before.so");
     let Some((before, during)) = built.zip(libraries::now().build(&dir, "during.so")) else {
         return;
     };
-    let mut command = Command::new(&reader);
-    command.args(["-m", "memray", "run", "-q", "-o", &capture]);
-    command
-        .arg(test_file("targets/native_calls.py"))
-        .args([&before, &during, &log]);
-    let mut target = Target::start(dir, command);
-    target.ask("go", "done");
-    target.ask("report", "reported");
-    target.say("exit");
-    assert!(target.wait().success());
-    let log = std::fs::read_to_string(&log).expect("the target's log");
-    let mut dump = Dump::read(reader, &capture);
-    // What is above the program belongs to `memray run`.
-    let own = |stack: &str| -> String {
-        let frames = stack
-            .split('\x1e')
-            .filter(|frame| !frame.contains("runpy") && !frame.contains("/memray/"));
-        frames.collect::<Vec<_>>().join("\x1e")
-    };
-    for record in &mut dump.records {
-        record.stack = own(&record.stack);
-    }
-    let log: Vec<String> = log
-        .split('\n')
-        .map(|line| line.split('\t').map(own).collect::<Vec<_>>().join("\t"))
-        .collect();
-    let table = Table::of(&log.join("\n"), &dump);
-    assert!(table.runs_count > 0);
-    println!("upstream's own tracker:\n{table}");
+    ledger::print_upstreams(dir, &[], "native_calls.py", &[&before, &during], "reported");
 }
 
 /// Python's functions that run at exit are recorded; what the interpreter does when it takes itself down is not.

@@ -2,7 +2,7 @@
 //! tables are as before after every kind of end.
 
 use crate::hooking::is_landing;
-use crate::support::ledger::Table;
+use crate::support::ledger::{self, Table};
 use crate::support::libraries::{self, Events, Library, has_ctypes};
 use crate::support::snapshot::maps;
 use crate::support::upstream::Dump;
@@ -94,7 +94,7 @@ fn read_table(target: &mut Target, reader: std::path::PathBuf) -> (Table, Dump) 
 }
 
 /// The ledger of one kind of allocators.
-fn ledger(python: &Interpreter, kind: &str, name: &str, more: &[&str]) {
+fn agrees(python: &Interpreter, kind: &str, name: &str, more: &[&str]) {
     let Some(reader) = upstream::python() else { return };
     let Some(mut target) = start(python, kind) else { return };
     attach(&target, more);
@@ -113,12 +113,21 @@ fn ledger(python: &Interpreter, kind: &str, name: &str, more: &[&str]) {
 }
 
 fn every_domain(python: &Interpreter) {
-    ledger(python, KINDS[0].0, KINDS[0].1, &[]);
+    agrees(python, KINDS[0].0, KINDS[0].1, &[]);
 }
 
 fn of_every_kind(python: &Interpreter) {
     for (kind, name) in &KINDS[1..] {
-        ledger(python, kind, name, &[]);
+        agrees(python, kind, name, &[]);
+    }
+}
+
+/// What upstream's own tracker makes of the same program, for comparison.
+#[test]
+fn upstreams_ledger() {
+    let dir = Dir::new();
+    if let Some(library) = Library::new("python_calls.c", &[]).build(&dir, "calls.so") {
+        ledger::print_upstreams(dir, &[OPTION], "python_calls.py", &[&library], "done");
     }
 }
 
@@ -126,7 +135,7 @@ fn of_every_kind(python: &Interpreter) {
 #[test]
 fn with_native_stacks() {
     if let Some(python) = interpreters::any() {
-        ledger(&python, KINDS[0].0, KINDS[0].1, &["--native"]);
+        agrees(&python, KINDS[0].0, KINDS[0].1, &["--native"]);
     }
 }
 

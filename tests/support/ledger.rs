@@ -1,8 +1,10 @@
 //! Holds a capture to what `native_calls.c` and `python_calls.c` say that they did, record by record, in every category.
 
-use super::upstream::{Dump, FREE, Record};
+use super::upstream::{self, Dump, FREE, Record};
+use super::{Dir, Target, test_file};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::process::Command;
 
 /// By the numbers that `native_calls.c` gives them.
 const CATEGORIES: [&str; 12] = [
@@ -299,4 +301,35 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+/// Prints what upstream's own tracker makes of a target, whose last argument is its log.
+pub fn print_upstreams(dir: Dir, options: &[&str], script: &str, arguments: &[&str], reported: &str) {
+    let Some(reader) = upstream::python() else { return };
+    let (capture, log) = (dir.file("capture.bin"), dir.file("log"));
+    let mut command = Command::new(&reader);
+    command
+        .args(["-m", "memray", "run", "-q", "-o", &capture])
+        .args(options);
+    command.arg(test_file("targets").join(script)).args(arguments).arg(&log);
+    let mut target = Target::start(dir, command);
+    target.ask("go", "done");
+    target.ask("report", reported);
+    target.say("exit");
+    assert!(target.wait().success());
+    let log = std::fs::read_to_string(&log).expect("the target's log");
+    let mut dump = Dump::read(reader, &capture);
+    // What is above the program belongs to `memray run`.
+    let own = |stack: &str| -> String {
+        let is_own = |frame: &&str| !frame.contains("runpy") && !frame.contains("/memray/");
+        stack.split('\x1e').filter(is_own).collect::<Vec<_>>().join("\x1e")
+    };
+    for record in &mut dump.records {
+        record.stack = own(&record.stack);
+    }
+    let own_line = |line: &str| line.split('\t').map(own).collect::<Vec<_>>().join("\t");
+    let log: Vec<String> = log.split('\n').map(own_line).collect();
+    let table = Table::of(&log.join("\n"), &dump);
+    assert!(table.runs_count > 0);
+    println!("upstream's own tracker:\n{table}");
 }
