@@ -92,8 +92,8 @@ struct AttachArgs {
     /// Record every object that Python's own allocators hand out, small ones one by one
     #[arg(long)]
     trace_python_allocators: bool,
-    /// Track forked children, too, each into FILE.<pid>
-    #[arg(long)]
+    // Not a doc comment, where <pid> would be an HTML tag.
+    #[arg(long, help = "Track forked children, too, each into FILE.<pid>")]
     follow_fork: bool,
     /// The same, and Python programs that children execute (subprocess, multiprocessing's spawn)
     #[arg(long)]
