@@ -46,11 +46,11 @@ impl Guardian {
     }
 
     /// Waits until it holds the target's descriptors. Nothing may be changed in the target before.
-    pub fn wait_until_ready(&mut self) -> std::io::Result<()> {
+    pub fn when_ready(mut self) -> std::io::Result<Self> {
         let mut ready = [0];
         let stdout = self.child.stdout.take();
         if stdout.is_some_and(|mut stdout| stdout.read_exact(&mut ready).is_ok()) {
-            return Ok(());
+            return Ok(self);
         }
         let _ = self.child.kill();
         Err(std::io::Error::other("the guardian process did not start"))
@@ -61,8 +61,7 @@ impl Guardian {
         if matches!(self.child.try_wait(), Ok(None)) {
             return Ok(false);
         }
-        *self = Self::spawn(self.pid)?;
-        self.wait_until_ready()?;
+        *self = Self::spawn(self.pid)?.when_ready()?;
         Ok(true)
     }
 

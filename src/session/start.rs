@@ -59,8 +59,8 @@ impl Session {
     pub fn start(options: &Options) -> Result<Self, Error> {
         let started = Instant::now();
         let clock = TickClock::start();
-        // It comes up while we look.
-        let guardian = Guardian::spawn(options.pid).map_err(Error::Guardian)?;
+        // It comes up while we look. Should it not, what we see may say why.
+        let guardian = Guardian::spawn(options.pid);
         let found = Survey::make(options.pid, options.native).and_then(|mut survey| {
             if options.trace_python_allocators {
                 let Survey { process, landings, .. } = &survey;
@@ -74,7 +74,7 @@ impl Session {
         let (survey, output) = match found {
             Ok(found) => found,
             Err(error) => {
-                guardian.dismiss();
+                guardian.into_iter().for_each(Guardian::dismiss);
                 return Err(error);
             }
         };
@@ -95,7 +95,7 @@ impl Survey {
     fn go_live(
         mut self,
         options: &Options,
-        mut guardian: Guardian,
+        guardian: std::io::Result<Guardian>,
         output: &Output,
         disk: Disk,
         started: Instant,
@@ -105,7 +105,7 @@ impl Survey {
         let (mut recorder, checkpoint) = self.recorder(options, output, attached_ms)?;
         let prepared = options.native.then(|| self.prepare_native()).transpose()?;
         let native_bytes = prepared.as_ref().map_or(0, Prepared::bytes);
-        guardian.wait_until_ready().map_err(Error::Guardian)?;
+        let guardian = guardian.and_then(Guardian::when_ready).map_err(Error::Guardian)?;
         let Placed {
             mut landing,
             is_new,
