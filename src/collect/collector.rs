@@ -59,8 +59,8 @@ pub struct Counters {
 #[derive(Clone, Copy)]
 struct Block {
     bytes: u64,
-    /// A realloc of it has begun and its outcome is not known yet: freed, or still there.
-    is_tentative: bool,
+    /// The thread whose realloc of it has begun and has not told its outcome yet: freed, or still there.
+    realloc_by: Option<u16>,
 }
 
 /// A realloc that has begun.
@@ -468,14 +468,17 @@ impl Collector {
             address,
             Block {
                 bytes,
-                is_tentative: false,
+                realloc_by: None,
             },
         ) {
             // A realloc in another thread has freed it and not said so yet; or its free was lost, and upstream's
             // readers would count the old block for ever.
             self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(old.bytes);
-            self.counters.implied_frees += u64::from(!old.is_tentative);
-            self.recorder.deallocation(number, address, Allocator::Free);
+            self.counters.implied_frees += u64::from(old.realloc_by.is_none());
+            let freed_by = old
+                .realloc_by
+                .map_or(number, |other| self.threads[slot_of(other)].number);
+            self.recorder.deallocation(freed_by, address, Allocator::Free);
         }
         self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
         self.recorder.allocation(number, address, bytes, allocator, stack);
@@ -500,7 +503,7 @@ impl Collector {
     /// The free is tentative: it is written with its outcome, or when another thread is given the address.
     fn realloc_begin(&mut self, index: u16, address: u64, usable_bytes: u64) {
         if let Some(block) = self.live.get_mut(&address) {
-            block.is_tentative = true;
+            block.realloc_by = Some(index);
         }
         self.thread(index).realloc = Some(Realloc { address, usable_bytes });
     }
@@ -515,10 +518,10 @@ impl Collector {
             let known = self.live.get_mut(&old);
             if flags & REALLOC_FAILED != 0 {
                 // The old block is still there.
-                if let Some(block) = known {
-                    block.is_tentative = false;
+                if let Some(block) = known.filter(|block| block.realloc_by == Some(index)) {
+                    block.realloc_by = None;
                 }
-            } else if known.is_none_or(|block| block.is_tentative) {
+            } else if known.is_none_or(|block| block.realloc_by == Some(index)) {
                 // Not if somebody else has the address by now: then the free was written for them.
                 self.free(index, old, usable_bytes, freer(flags));
             }

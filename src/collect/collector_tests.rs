@@ -86,6 +86,16 @@ impl Rig {
 
     /// The capture's events as short texts.
     pub fn finish(self) -> Vec<String> {
+        let text = |event: Event| match event {
+            Event::Allocation { address, size, .. } => Some(format!("+{address:x} {size}")),
+            Event::Deallocation { address, .. } => Some(format!("-{address:x}")),
+            Event::Unmap { address, size, .. } => Some(format!("-{address:x} {size}")),
+            Event::Memory { .. } | Event::Place { .. } => None,
+        };
+        self.events().into_iter().filter_map(text).collect()
+    }
+
+    fn events(self) -> Vec<Event> {
         self.collector
             .into_recorder()
             .into_stream()
@@ -94,12 +104,7 @@ impl Rig {
         let mut reader = Reader::open(&self.path).expect("a capture");
         let mut events = Vec::new();
         while let Some(event) = reader.next_event() {
-            events.push(match event {
-                Event::Allocation { address, size, .. } => format!("+{address:x} {size}"),
-                Event::Deallocation { address, .. } => format!("-{address:x}"),
-                Event::Unmap { address, size, .. } => format!("-{address:x} {size}"),
-                Event::Memory { .. } | Event::Place { .. } => continue,
-            });
+            events.push(event);
         }
         let _ = std::fs::remove_file(&self.path);
         events
@@ -121,6 +126,36 @@ fn a_realloc_frees_and_allocates_and_a_failed_one_does_neither() {
     rig.put(1, REALLOC_BEGUN, Kind::ReallocEnd, [0, 0, 0]);
     assert_eq!(rig.collector.counters().live_bytes, 0);
     assert_eq!(rig.finish(), ["+100 10", "-100", "+200 30", "-200"]);
+}
+
+/// The free is that of the thread that reallocates, also where another is given the address before it has said so, and
+/// begins to reallocate it in turn.
+#[test]
+fn a_free_within_a_realloc_is_the_reallocating_threads() {
+    let mut rig = Rig::new("whose");
+    rig.malloc(1, 0x10, 8);
+    rig.put(1, 0, Kind::ReallocBegin, [0x10, 0, 0]);
+    rig.malloc(2, 0x10, 9);
+    rig.put(2, 0, Kind::ReallocBegin, [0x10, 0, 0]);
+    rig.put(1, REALLOC_BEGUN, Kind::ReallocEnd, [0x20, 16, 0]);
+    rig.put(2, REALLOC_BEGUN, Kind::ReallocEnd, [0x30, 32, 0]);
+    let of = |event: &Event| match *event {
+        Event::Allocation { tid, address, .. } => (tid, '+', address),
+        Event::Deallocation { tid, address, .. } => (tid, '-', address),
+        _ => (0, '?', 0),
+    };
+    let events: Vec<_> = rig.events().iter().map(of).collect();
+    let (one, two) = (events[0].0, events[2].0);
+    assert_ne!(one, two);
+    let expected = [
+        (one, '+', 0x10),
+        (one, '-', 0x10),
+        (two, '+', 0x10),
+        (one, '+', 0x20),
+        (two, '-', 0x10),
+        (two, '+', 0x30),
+    ];
+    assert_eq!(events, expected);
 }
 
 #[test]
