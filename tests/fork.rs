@@ -203,10 +203,10 @@ fn a_child_of_a_signal_handler_does_not_finish_its_parents_hook() {
         recorded <= pairs,
         "{recorded} records of {pairs} blocks: children's are among them"
     );
-    let lost = Tool::new(&["summary", &capture]).succeed().stderr;
+    let said = Tool::new(&["summary", &capture]).succeed().stdout;
+    let lost = said.lines().find_map(|line| line.strip_prefix("Lost: "));
     let lost: usize = lost
-        .split_whitespace()
-        .find_map(|word| word.replace(',', "").parse().ok())
+        .and_then(|line| line.split_whitespace().next()?.replace(',', "").parse().ok())
         .unwrap_or(0);
     assert!(
         pairs - recorded <= lost + missed_max,

@@ -6,6 +6,7 @@ use crate::support::{
     Dir, Interpreter, Output, Target, Tool, eventually, interpreters, native, process, skip, skip_optional, test_file,
 };
 use nix::sys::signal::Signal;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -92,7 +93,11 @@ fn a_stopped_target_stays_stopped() {
     let Some(python) = any() else { return };
     for signal in [Signal::SIGSTOP, Signal::SIGTSTP] {
         for name in ["states.py", "quiet.py"] {
-            let mut target = Target::spawn(&python, name, &["serve"]);
+            let mut command = Command::new(&python.path);
+            command.arg(test_file("targets").join(name)).arg("serve");
+            // Of its own, whose leader has a parent outside: in a group that is nobody's, SIGTSTP stops nothing.
+            command.process_group(0);
+            let mut target = Target::start(Dir::new(), command);
             stop(&target, signal);
             let capture = attach(&target);
             assert_eq!(state(&target), "T", "after attach");

@@ -326,7 +326,8 @@ fn ask_to_end(process: &Process, owner: &Owner) -> Result<(), Error> {
     if owner.pid_namespace != target::own_pid_namespace() {
         return Err(Error::ElsewhereOwned(owner.clone()));
     }
-    let Some(collector) = Handle::open(owner.pid, owner.start_ticks) else {
+    // One that could not be opened for another reason than its end would be waited for in vain.
+    let Some(collector) = (0..TRIES).find_map(|_| Handle::open(owner.pid, owner.start_ticks)) else {
         return Ok(());
     };
     // Where neither can be looked at, the kernel will not let us send it a signal either, or it has rights of its own.
