@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 /// What /proc calls the memfd.
 const MEMFD_LINK: &str = "/memfd:memray";
@@ -146,11 +146,28 @@ fn open_mapped(process: &Process, region: u64, bytes: u64) -> Result<File, Error
     let failed = |error| Error::Memfd("opened", error);
     let file = File::options().read(true).write(true).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    // Another thread may have mapped a file of its own there: nothing but fresh memory without a name is ours.
-    if !metadata.is_file() || metadata.len() != bytes || metadata.nlink() != 0 || metadata.blocks() != 0 {
+    // Another thread may have mapped a file of its own there: nothing but fresh memory without a name is ours. Who reads
+    // the process' memory meanwhile (`memray status`) makes pages of zeroes in it.
+    let is_shaped = metadata.is_file() && metadata.len() == bytes && metadata.nlink() == 0;
+    let is_fresh = is_shaped && (metadata.blocks() == 0 || holds_zeroes(&file, bytes).map_err(failed)?);
+    if !is_fresh {
         return Err(Error::ForeignDescriptor);
     }
     Ok(file)
+}
+
+/// Whether so many bytes of a file are all 0.
+fn holds_zeroes(file: &File, bytes: u64) -> io::Result<bool> {
+    let mut piece = [0; 16 << 10];
+    let mut at = 0;
+    while at < bytes {
+        let read = file.read_at(&mut piece, at)?;
+        if read == 0 || piece[..read].iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        at += read as u64;
+    }
+    Ok(true)
 }
 
 fn create_memfd(thread: &mut Borrowed, name: RemoteAddr) -> Result<i32, Error> {
