@@ -21,7 +21,7 @@ pub use address::RemoteAddr;
 pub use error::Error;
 pub use linux::abandoned::send_abandoned_threads_home;
 pub use linux::borrow::{BorrowError, BorrowOptions, Borrowed, Pause, with_borrowed_thread};
-pub use linux::cgroups::is_frozen;
+pub use linux::cgroups::{cgroups_in, is_frozen};
 pub use linux::children::{children, processes};
 pub use linux::facts::{Facts, Topic, facts, yama_scope};
 pub use linux::frame_table::FrameTable;

@@ -9,11 +9,11 @@ use crate::load::word;
 use crate::mix::{SALT, fold, id_from};
 use crate::ring::Outcome;
 use crate::session::{count, is_on};
-use crate::stack::PythonStack;
+use crate::stack::{PythonStack, send_in_pieces};
 use crate::thread::Recording;
 use core::sync::atomic::Ordering::Relaxed;
 use wire::config::NativePlace;
-use wire::ring::{Kind, STACK_PIECE_SLOTS_MAX};
+use wire::ring::Kind;
 
 /// Return addresses in one continuation slot.
 const FRAMES_PER_SLOT: u64 = 3;
@@ -90,41 +90,20 @@ impl<'a> Native<'a> {
     #[cold]
     #[inline(never)]
     fn send(&self, thread: &Recording) -> bool {
-        let ring = thread.session.ring();
-        let slots_max = ring.record_slots_max().min(STACK_PIECE_SLOTS_MAX as u64);
-        let frames_per_piece = slots_max.saturating_sub(1) * FRAMES_PER_SLOT;
         let mut walk = self.start.clone();
-        let mut first_frame = 0;
-        let mut whole = frames_per_piece > 0;
-        while whole && first_frame < self.frames {
-            let count_here = (self.frames - first_frame).min(frames_per_piece);
-            let slots = count_here.div_ceil(FRAMES_PER_SLOT);
-            let Some(first) = ring.reserve(1 + slots) else {
-                whole = false;
-                break;
-            };
-            for slot in 0..slots {
-                let mut body = [0; 3];
-                let here = count_here - slot * FRAMES_PER_SLOT;
-                for (place, to) in body.iter_mut().enumerate() {
-                    if place as u64 >= here {
-                        break;
-                    }
+        let is_sent =
+            send_in_pieces::<FRAMES_PER_SLOT>(thread, Kind::NativeStack, self.id, self.frames, |body, count| {
+                let mut whole = true;
+                for to in body.iter_mut().take(count as usize) {
                     match walk.step() {
                         Step::Frame(pc) => *to = pc,
-                        // The tables changed between two walks: the piece is taken back by its head below.
+                        // The tables changed between two walks.
                         Step::End | Step::Cut => whole = false,
                     }
                 }
-                whole &= ring.commit(first.wrapping_add(1 + slot), thread.index, Kind::Continuation, 0, body);
-            }
-            let kind = if whole { Kind::NativeStack } else { Kind::Pad };
-            let extent = first_frame | count_here << 32;
-            whole &= ring.commit(first, thread.index, kind, 0, [self.id, extent, self.frames]);
-            first_frame += count_here;
-        }
-        if !whole {
-            count(&thread.session.header().losses.definitions_full);
+                whole
+            });
+        if !is_sent {
             return false;
         }
         if walk.step() == Step::Cut && is_on() {

@@ -147,11 +147,36 @@ fn send_codes(thread: &Recording, innermost: u64) -> bool {
 }
 
 fn send_stack(thread: &Recording, id: u64, innermost: u64, frames: u64) -> bool {
-    let (layout, ring) = (&thread.session.config.python, thread.session.ring());
-    let slots_max = ring.record_slots_max().min(STACK_PIECE_SLOTS_MAX as u64);
-    let frames_per_piece = slots_max.saturating_sub(1) * FRAMES_PER_SLOT;
+    let layout = &thread.session.config.python;
     // SAFETY: `innermost` was found in this hook, by this layout.
     let mut walk = unsafe { Walk::new(layout, innermost) };
+    send_in_pieces::<FRAMES_PER_SLOT>(thread, Kind::Stack, id, frames, |body, count| {
+        let mut whole = true;
+        for half in 0..count {
+            match walk.step() {
+                Step::Frame(frame) => pack(layout, body, half, frame),
+                // Finalisation began between two walks.
+                Step::End | Step::Broken => whole = false,
+            }
+        }
+        whole
+    })
+}
+
+/// Sends a stack's definition, in as many records as it takes. `fill` puts so many of its next frames, at most
+/// `FRAMES_PER_SLOT`, into the body of a slot, and says whether there were as many. False if it did not come out whole,
+/// which is counted.
+#[inline(always)]
+pub fn send_in_pieces<const FRAMES_PER_SLOT: u64>(
+    thread: &Recording,
+    kind: Kind,
+    id: u64,
+    frames: u64,
+    mut fill: impl FnMut(&mut [u64; 3], u64) -> bool,
+) -> bool {
+    let ring = thread.session.ring();
+    let slots_max = ring.record_slots_max().min(STACK_PIECE_SLOTS_MAX as u64);
+    let frames_per_piece = slots_max.saturating_sub(1) * FRAMES_PER_SLOT;
     let mut first_frame = 0;
     let mut whole = frames_per_piece > 0;
     while whole && first_frame < frames {
@@ -163,24 +188,13 @@ fn send_stack(thread: &Recording, id: u64, innermost: u64, frames: u64) -> bool 
         };
         for slot in 0..slots {
             let mut body = [0; 3];
-            for half in 0..FRAMES_PER_SLOT.min(count_here - slot * FRAMES_PER_SLOT) {
-                match walk.step() {
-                    Step::Frame(frame) => pack(layout, &mut body, half, frame),
-                    // Finalisation began between two walks: the piece is taken back by its head below.
-                    Step::End | Step::Broken => whole = false,
-                }
-            }
+            whole &= fill(&mut body, FRAMES_PER_SLOT.min(count_here - slot * FRAMES_PER_SLOT));
             whole &= ring.commit(first.wrapping_add(1 + slot), thread.index, Kind::Continuation, 0, body);
         }
         // The head last, so that what did not come out whole is no stack at all.
-        let kind = if whole { Kind::Stack } else { Kind::Pad };
-        whole &= ring.commit(
-            first,
-            thread.index,
-            kind,
-            0,
-            [id, first_frame | count_here << 32, frames],
-        );
+        let head = if whole { kind } else { Kind::Pad };
+        let extent = first_frame | count_here << 32;
+        whole &= ring.commit(first, thread.index, head, 0, [id, extent, frames]);
         first_frame += count_here;
     }
     if !whole {

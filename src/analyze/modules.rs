@@ -1,6 +1,7 @@
 //! Which package's code a stack is: the top-level package of the innermost frame outside of the standard library.
 
 use super::input::Location;
+use super::origin::path_below;
 use rustc_hash::FxHashMap;
 
 /// Of stacks that are nobody's: without frames, or all of the standard library.
@@ -22,11 +23,11 @@ impl SearchPaths<'_> {
         if file.starts_with("<frozen ") {
             return None;
         }
-        let below = |directory: &String| relative(file, directory);
+        let below = |directory: &String| path_below(file, directory);
         if let Some(path) = self.site_packages.iter().find_map(below) {
             return Some(first_part(path));
         }
-        if relative(file, self.libdest).is_some() {
+        if path_below(file, self.libdest).is_some() {
             return None;
         }
         let path = self.sys_path.iter().find_map(below);
@@ -34,13 +35,6 @@ impl SearchPaths<'_> {
             path.unwrap_or_else(|| file.rsplit_once('/').map_or(file, |(_, name)| name)),
         ))
     }
-}
-
-/// The rest of a path below a directory.
-fn relative<'a>(file: &'a str, directory: &str) -> Option<&'a str> {
-    let directory = directory.trim_end_matches('/');
-    let rest = file.strip_prefix(directory)?.strip_prefix('/')?;
-    (!directory.is_empty()).then_some(rest)
 }
 
 /// The first part of a module's dotted name.
@@ -66,20 +60,20 @@ impl<'a> Modules<'a> {
     }
 
     /// The package that the frames, innermost first, are of. Upstream's tracker counts as nobody.
-    pub fn of<'f>(&mut self, frames: impl Iterator<Item = Location<'f>>) -> &str {
-        for frame in frames {
-            if !self.packages.contains_key(frame.file) {
-                let package = self.paths.package(frame.file);
-                self.packages.insert(frame.file.to_owned(), package);
-            }
-            // Found again for the sake of the borrow.
-            match self.packages.get(frame.file) {
-                Some(Some(package)) if package == "memray" => return NOBODY,
-                Some(Some(_)) => return self.packages[frame.file].as_deref().unwrap_or(NOBODY),
-                _ => {}
-            }
+    pub fn of<'f>(&mut self, mut frames: impl Iterator<Item = Location<'f>>) -> String {
+        let package = frames.find_map(|frame| self.package(frame.file));
+        package
+            .filter(|package| package != "memray")
+            .unwrap_or_else(|| NOBODY.to_owned())
+    }
+
+    fn package(&mut self, file: &str) -> Option<String> {
+        if let Some(package) = self.packages.get(file) {
+            return package.clone();
         }
-        NOBODY
+        let package = self.paths.package(file);
+        self.packages.insert(file.to_owned(), package.clone());
+        package
     }
 }
 

@@ -59,8 +59,16 @@ impl Origins<'_> {
 
 /// Whether `file` lies in `directory` or deeper.
 fn is_below(file: &str, directory: &str) -> bool {
+    path_below(file, directory).is_some()
+}
+
+/// The rest of the path of a file that lies in `directory` or deeper.
+pub fn path_below<'a>(file: &'a str, directory: &str) -> Option<&'a str> {
     let directory = directory.trim_end_matches('/');
-    !directory.is_empty() && file.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
+    if directory.is_empty() {
+        return None;
+    }
+    file.strip_prefix(directory)?.strip_prefix('/')
 }
 
 /// Whether a directory `lib/python3.N` (or a `python3N.zip`) is on the way to `file`.

@@ -91,7 +91,7 @@ impl Tally {
             total.add(amount);
             let frames = || stacks.frames(ANY_THREAD, index as StackIndex);
             lines.add(frames().next().map(line), amount);
-            by_module.add(modules.of(frames()).to_owned(), amount);
+            by_module.add(modules.of(frames()), amount);
         }
         let mut sizes: Vec<_> = self.sizes.into_iter().collect();
         sizes.sort_unstable();

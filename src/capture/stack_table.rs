@@ -25,8 +25,7 @@ impl StackTable {
     /// Gives the stack number `stack` (dense; 0 is the empty stack and stays it) its frames. A number may be defined
     /// again.
     pub fn define(&mut self, stack: u32, frames_root_to_leaf: &[Frame]) {
-        let index = stack as usize;
-        if index == 0 || index >= STACKS_MAX {
+        if !is_stack(stack) {
             return;
         }
         let shared = std::iter::zip(&self.defined, frames_root_to_leaf)
@@ -42,22 +41,15 @@ impl StackTable {
             node = child;
             self.defined.push(node);
         }
-        if self.nodes.len() <= index {
-            self.nodes.resize(index + 1, ROOT);
-        }
-        self.nodes[index] = node;
+        put(&mut self.nodes, stack, node);
     }
 
     /// Gives the stack number `stack` the frames of another.
     pub fn alias(&mut self, stack: u32, other: u32) {
-        let (index, node) = (stack as usize, self.node(other));
-        if index == 0 || index >= STACKS_MAX {
-            return;
+        let node = self.node(other);
+        if is_stack(stack) {
+            put(&mut self.nodes, stack, node);
         }
-        if self.nodes.len() <= index {
-            self.nodes.resize(index + 1, ROOT);
-        }
-        self.nodes[index] = node;
     }
 
     /// Its node; the root's for one that was not defined.
@@ -66,3 +58,20 @@ impl StackTable {
         self.nodes.get(stack as usize).copied().unwrap_or(ROOT)
     }
 }
+
+/// Whether a number may be given frames: not the empty stack's, nor one that would not be dense.
+pub fn is_stack(stack: u32) -> bool {
+    stack != 0 && (stack as usize) < STACKS_MAX
+}
+
+/// Sets what a table has for a stack that [`is_stack`]; 0 for those that it did not reach yet.
+pub fn put(table: &mut Vec<u32>, stack: u32, value: u32) {
+    let index = stack as usize;
+    if table.len() <= index {
+        table.resize(index + 1, 0);
+    }
+    table[index] = value;
+}
+
+// What a table that grows is filled with is the empty stack.
+const _: () = assert!(ROOT == 0);

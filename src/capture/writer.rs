@@ -14,10 +14,11 @@ use wire::Allocator;
 use super::{
     appendix::{self, Appendix},
     error::WriteError,
-    frames::{Frame, FrameTree, ROOT},
+    frames::{Frame, ROOT},
     header::{FileFormat, Header, STATS_OFFSET, VERSION, VERSION_WITHOUT_PATHS, put_cstr},
     lnotab,
     sink::Sink,
+    stack_table::{self, StackTable},
     token,
     varint::{VARINT_BYTES_MAX, put, put_signed, zigzag},
 };
@@ -28,9 +29,6 @@ const PYTHON_3_10: u32 = 0x030a_0000;
 /// Longest record but for code objects and names: a token, an allocator, and three integers, with a context switch
 /// before it.
 const SMALL_RECORD_BYTES_MAX: usize = 3 + 3 * VARINT_BYTES_MAX + 9;
-
-/// Stack numbers from here on are taken for the empty stack; they would not be dense.
-const STACKS_MAX: usize = 1 << 28;
 
 #[derive(Clone, Debug)]
 pub struct WriterOptions {
@@ -48,16 +46,12 @@ impl Default for WriterOptions {
 pub struct Writer {
     header: Header,
     sink: Sink,
-    tree: FrameTree,
-    /// Stack number to node.
-    stacks: Vec<u32>,
+    stacks: StackTable,
     /// Stack number to native frame; shorter where the rest have none.
     natives: Vec<u32>,
     native_frames_count: u64,
     last_ip: u64,
     last_native: u64,
-    /// The stack that was defined last, as nodes from the root: the next one mostly shares a prefix.
-    defined: Vec<u32>,
     /// Nodes to push, leaf first; kept for its capacity.
     pushes: Vec<u32>,
     threads: Vec<Thread>,
@@ -107,13 +101,11 @@ impl Writer {
         Ok(Self {
             header,
             sink,
-            tree: FrameTree::new(),
-            stacks: vec![ROOT],
+            stacks: StackTable::new(),
             natives: Vec::new(),
             native_frames_count: 0,
             last_ip: 0,
             last_native: 0,
-            defined: Vec::new(),
             pushes: Vec::new(),
             threads: Vec::new(),
             thread_indices: FxHashMap::default(),
@@ -139,43 +131,15 @@ impl Writer {
     /// Gives the stack number `stack` (dense; 0 is the empty stack and stays it) its frames. A number may be
     /// defined again.
     pub fn define_stack(&mut self, stack: u32, frames_root_to_leaf: &[Frame]) {
-        let index = stack as usize;
-        if index == 0 || index >= STACKS_MAX {
-            return;
-        }
-        let shared = std::iter::zip(&self.defined, frames_root_to_leaf)
-            .take_while(|(node, frame)| self.tree.frame(**node) == Some(frame))
-            .count();
-        self.defined.truncate(shared);
-        let mut node = self.defined.last().copied().unwrap_or(ROOT);
-        for frame in &frames_root_to_leaf[shared..] {
-            // A full tree cuts the stack at its leaf.
-            let Some(child) = self.tree.child(node, *frame) else {
-                break;
-            };
-            node = child;
-            self.defined.push(node);
-        }
-        if self.stacks.len() <= index {
-            self.stacks.resize(index + 1, ROOT);
-        }
-        self.stacks[index] = node;
+        self.stacks.define(stack, frames_root_to_leaf);
     }
 
     /// Gives a stack the Python frames of another and a native frame, the innermost.
     pub fn define_pair(&mut self, stack: u32, python_stack: u32, native_frame: u32) {
-        let index = stack as usize;
-        if index == 0 || index >= STACKS_MAX {
-            return;
+        self.stacks.alias(stack, python_stack);
+        if stack_table::is_stack(stack) {
+            stack_table::put(&mut self.natives, stack, native_frame);
         }
-        if self.stacks.len() <= index {
-            self.stacks.resize(index + 1, ROOT);
-        }
-        if self.natives.len() <= index {
-            self.natives.resize(index + 1, 0);
-        }
-        self.stacks[index] = self.stacks.get(python_stack as usize).copied().unwrap_or(ROOT);
-        self.natives[index] = native_frame;
     }
 
     /// A native frame, called by the one with the number `parent` (0: by none): the address to which its callee
@@ -234,7 +198,7 @@ impl Writer {
         }
         self.make_room(SMALL_RECORD_BYTES_MAX);
         self.switch_to(tid);
-        let node = self.stacks.get(stack as usize).copied().unwrap_or(ROOT);
+        let node = self.stacks.node(stack);
         if self.threads[self.current].stack != node {
             self.change_stack(node);
         }
@@ -355,8 +319,8 @@ impl Writer {
     #[cold]
     fn change_stack(&mut self, node: u32) {
         let old = self.threads[self.current].stack;
-        let shared = self.tree.common(old, node);
-        let mut pops = self.tree.depth(old) - self.tree.depth(shared);
+        let shared = self.stacks.tree.common(old, node);
+        let mut pops = self.stacks.tree.depth(old) - self.stacks.tree.depth(shared);
         while pops > 0 {
             let count = pops.min(token::POP_COUNT_MAX);
             self.make_room(SMALL_RECORD_BYTES_MAX);
@@ -367,10 +331,10 @@ impl Writer {
         let mut above = node;
         while above != shared {
             self.pushes.push(above);
-            above = self.tree.parent(above);
+            above = self.stacks.tree.parent(above);
         }
         for index in (0..self.pushes.len()).rev() {
-            let Some(frame) = self.tree.frame(self.pushes[index]).copied() else {
+            let Some(frame) = self.stacks.tree.frame(self.pushes[index]).copied() else {
                 continue;
             };
             self.make_room(SMALL_RECORD_BYTES_MAX);

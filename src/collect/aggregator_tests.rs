@@ -21,7 +21,7 @@ impl Random {
     }
 }
 
-fn header() -> Header {
+pub(super) fn header() -> Header {
     Header {
         version: 13,
         python_version: 0x030b_07f0,

@@ -3,7 +3,7 @@
 use super::collector::{Collector, MAIN_THREAD, ThreadName, ThreadNames};
 use super::recorder::Recorder;
 use super::ring::testing;
-use crate::capture::{Appendix, Event, FileFormat, Header, Reader, Writer, WriterOptions};
+use crate::capture::{Appendix, Event, Header, Reader, Writer, WriterOptions};
 use rustc_hash::FxHashSet;
 use std::sync::atomic::Ordering;
 use wire::Allocator;
@@ -29,24 +29,13 @@ impl Rig {
         let path = std::env::temp_dir().join(format!("memray-collector-{name}-{}", std::process::id()));
         let file = std::fs::File::create(&path).expect("a file");
         let header = Header {
-            version: 13,
             python_version: 0x030c_01f0,
-            native_traces: false,
-            file_format: FileFormat::AllAllocations,
-            allocations_count: 0,
-            frames_count: 0,
             start_ms: 1,
             end_ms: 1,
             command_line: String::new(),
             pid: 1,
             main_tid: MAIN_THREAD,
-            skipped_frames_on_main_tid: 0,
-            python_allocator: 1,
-            trace_python_allocators: false,
-            track_object_lifetimes: false,
-            libdest: String::new(),
-            site_packages: Vec::new(),
-            sys_path: Vec::new(),
+            ..super::aggregator_tests::header()
         };
         let writer = Writer::create(file, header, WriterOptions { compress: true }).expect("a writer");
         let collector = Collector::new(

@@ -38,34 +38,28 @@ pub fn stats(statistics: &Statistics, count: usize, color: bool, out: &mut impl 
     for &(id, count) in &statistics.allocators {
         writeln!(out, "\t {}: {count}", allocator(id))?;
     }
+    let in_bytes = |amount: &Amount| format::bytes(amount.bytes);
+    let in_number = |amount: &Amount| amount.allocations.to_string();
+    type Key = fn(&Amount) -> u64;
+    type Shown = fn(&Amount) -> String;
     let by = [
-        ("by size", bytes as fn(&Amount) -> u64),
-        ("by number of allocations", allocations),
+        ("by size", bytes as Key, in_bytes as Shown),
+        ("by number of allocations", allocations, in_number),
     ];
-    for (how, key) in by {
+    for (how, key, shown) in by {
         writeln!(out)?;
         title("🥇", &format!("Top {count} largest allocating locations ({how}):"), out)?;
         for (line, amount) in largest(&statistics.lines, count, key) {
             let place = location(line.as_ref());
-            let place = printable(&place);
-            if how == "by size" {
-                writeln!(out, "\t- {place} -> {}", format::bytes(amount.bytes))?;
-            } else {
-                writeln!(out, "\t- {place} -> {}", amount.allocations)?;
-            }
+            writeln!(out, "\t- {} -> {}", printable(&place), shown(amount))?;
         }
     }
-    for (how, key) in by.iter().filter(|_| !statistics.modules.is_empty()) {
+    for (how, key, _) in by.iter().filter(|_| !statistics.modules.is_empty()) {
         writeln!(out)?;
         title("🥇", &format!("Top {count} allocating modules ({how}):"), out)?;
         for (module, amount) in largest(&statistics.modules, count, key) {
-            writeln!(
-                out,
-                "\t- {}: {} total | {} allocations",
-                printable(module),
-                format::bytes(amount.bytes),
-                amount.allocations
-            )?;
+            let (module, size) = (printable(module), format::bytes(amount.bytes));
+            writeln!(out, "\t- {module}: {size} total | {} allocations", amount.allocations)?;
         }
     }
     Ok(())

@@ -99,21 +99,16 @@ enum Cgroup {
 
 impl Cgroup {
     /// From the text of `/proc/PID/cgroup`: v1 where a memory controller is mounted there, else v2.
-    fn find(text: &str, mount: &Path) -> Option<Self> {
-        let mut unified = None;
-        for line in text.lines() {
-            let mut fields = line.splitn(3, ':');
-            let (hierarchy, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-            let path = path.trim_start_matches('/');
-            if controllers.split(',').any(|controller| controller == "memory") {
-                let directory = existing(mount.join("memory"), path, "memory.usage_in_bytes");
-                return directory.map(Self::V1);
-            }
-            if hierarchy == "0" {
-                unified = existing(mount.to_owned(), path, "memory.current");
-            }
-        }
-        unified.map(Self::V2)
+    fn find(text: &str, root: &Path) -> Option<Self> {
+        let cgroup = inject::cgroups_in(text, root, "memory").into_iter().next()?;
+        let (version, file) = match cgroup.is_unified {
+            false => (Self::V1 as fn(PathBuf) -> Self, "memory.usage_in_bytes"),
+            true => (Self::V2 as fn(PathBuf) -> Self, "memory.current"),
+        };
+        let directory = [cgroup.directory, cgroup.mount]
+            .into_iter()
+            .find(|directory| directory.join(file).exists());
+        directory.map(version)
     }
 
     /// Usage less what the kernel can take back at once.
@@ -142,13 +137,6 @@ impl Cgroup {
             Self::V2(directory) => field(&directory.join("memory.events"), "oom_kill"),
         }
     }
-}
-
-/// The cgroup's directory, or in a container, where the host's path isn't mounted, the mount itself.
-fn existing(mount: PathBuf, path: &str, file: &str) -> Option<PathBuf> {
-    [mount.join(path), mount]
-        .into_iter()
-        .find(|directory| directory.join(file).exists())
 }
 
 fn read_number(path: &Path) -> Option<u64> {

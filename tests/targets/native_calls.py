@@ -23,6 +23,7 @@ import sys
 import threading
 
 import _ctypes
+from written_stack import stack_of
 
 CAPACITY = 4096
 KEEP = []
@@ -60,15 +61,6 @@ def load(path):
     library.stranger.argtypes = [ctypes.POINTER(Stranger)]
     library.stranger.restype = None
     return library
-
-
-def stack_of(frame, leaf_line):
-    frames = []
-    while frame is not None:
-        line = frame.f_lineno if frames else leaf_line
-        frames.append("%s\x1f%s\x1f%d" % (frame.f_code.co_name, frame.f_code.co_filename, line))
-        frame = frame.f_back
-    return "\x1e".join(frames)
 
 
 def enter(name, tid, fence, stack, events):

@@ -20,6 +20,8 @@ import threading
 import time
 import tracemalloc
 
+from written_stack import stack_of
+
 CAPACITY = 4096
 KEEP = []
 LOG = []
@@ -37,15 +39,6 @@ class Stranger(ctypes.Structure):
         ("count", ctypes.c_size_t),
         ("tid", ctypes.c_int),
     ]
-
-
-def stack_of(frame, leaf_line):
-    frames = []
-    while frame is not None:
-        line = frame.f_lineno if frames else leaf_line
-        frames.append("%s\x1f%s\x1f%d" % (frame.f_code.co_name, frame.f_code.co_filename, line))
-        frame = frame.f_back
-    return "\x1e".join(frames)
 
 
 def enter(name, tid, fence, stack, events):

@@ -325,19 +325,9 @@ impl<'a> Borrowed<'a> {
     /// Has the thread make a system call.
     pub fn syscall(&mut self, name: &'static str, number: i64, arguments: [u64; 6]) -> Result<u64, Error> {
         let registers = self.borrowed.calling(number as u64, arguments);
-        let (tid, gadget) = (self.tid, self.borrowed.rip);
-        fault::pass(Call::Remote, self.process.pid()).map_err(|errno| Error::RemoteSyscall { name, errno })?;
-        let tracee = self.tracee()?;
-        tracee.set_registers(&registers)?;
-        tracee.run_to_syscall_stop()?;
-        tracee.run_to_syscall_stop()?;
-        let after = tracee.registers()?;
-        if after.rip != gadget + 2 {
-            return Err(Error::Unexpected {
-                what: "left the system call that it was asked for",
-                tid,
-            });
-        }
+        // Behind the `syscall` instruction.
+        let end = self.borrowed.rip + 2;
+        let after = self.go(name, &registers, end, "left the system call that it was asked for")?;
         match after.rax as i64 {
             errno @ -4095..0 => Err(Error::RemoteSyscall {
                 name,
@@ -355,22 +345,29 @@ impl<'a> Borrowed<'a> {
             rip: code.start,
             ..self.borrowed.calling(0, [first, second, third, 0, 0, 0])
         };
+        self.go(
+            "exchange",
+            &registers,
+            code.end,
+            "left the code that it was asked to run",
+        )
+        .map(drop)
+    }
+
+    /// Has the thread go on from these registers to the end of its next system call, which must be at `end`; `astray`
+    /// says what it has done otherwise. Gives its registers there.
+    fn go(&mut self, name: &'static str, from: &Registers, end: u64, astray: &'static str) -> Result<Registers, Error> {
         let tid = self.tid;
-        fault::pass(Call::Remote, self.process.pid()).map_err(|errno| Error::RemoteSyscall {
-            name: "exchange",
-            errno,
-        })?;
+        fault::pass(Call::Remote, self.process.pid()).map_err(|errno| Error::RemoteSyscall { name, errno })?;
         let tracee = self.tracee()?;
-        tracee.set_registers(&registers)?;
+        tracee.set_registers(from)?;
         tracee.run_to_syscall_stop()?;
         tracee.run_to_syscall_stop()?;
-        if tracee.registers()?.rip != code.end {
-            return Err(Error::Unexpected {
-                what: "left the code that it was asked to run",
-                tid,
-            });
+        let after = tracee.registers()?;
+        if after.rip != end {
+            return Err(Error::Unexpected { what: astray, tid });
         }
-        Ok(())
+        Ok(after)
     }
 
     pub fn mmap(

@@ -14,7 +14,8 @@ pub struct Cgroup {
     /// Of version 2.
     pub is_unified: bool,
     pub directory: PathBuf,
-    mount: PathBuf,
+    /// The top of what is mounted of the hierarchy.
+    pub mount: PathBuf,
 }
 
 impl Cgroup {
@@ -28,11 +29,11 @@ impl Cgroup {
 /// The process' cgroups in the hierarchy of a v1 controller, if that has one of its own, and in the unified one.
 pub fn cgroups(pid: i32, controller: &str) -> Vec<Cgroup> {
     let text = proc_text(&format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    parse(&text, Path::new(ROOT), controller)
+    cgroups_in(&text, Path::new(ROOT), controller)
 }
 
-/// The same from the text of `/proc/PID/cgroup` (cgroups(7)).
-pub fn parse(text: &str, root: &Path, controller: &str) -> Vec<Cgroup> {
+/// The same from the text of `/proc/PID/cgroup` (cgroups(7)), for hierarchies that are mounted below `root`.
+pub fn cgroups_in(text: &str, root: &Path, controller: &str) -> Vec<Cgroup> {
     let mut found = Vec::new();
     for line in text.lines() {
         let mut fields = line.splitn(3, ':');

@@ -223,7 +223,7 @@ fn descriptors_below(pid: i32, limit: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cgroups::parse;
+    use super::super::cgroups::cgroups_in;
     use super::*;
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
                 "inactive_file 1\ntotal_inactive_file 300\ntotal_active_file 50\n",
             );
         }
-        let v1 = limited(&parse("5:cpu,memory:/a/b\n0::/c\n", &root, "memory"));
+        let v1 = limited(&cgroups_in("5:cpu,memory:/a/b\n0::/c\n", &root, "memory"));
         let left: Vec<u64> = v1.iter().map(MemoryCgroup::left_bytes).collect();
         assert_eq!(left, [1350, 5350], "the unlimited level is left out");
         assert_eq!(v1[0].directory, root.join("memory/a/b"));
@@ -281,11 +281,11 @@ mod tests {
         write("c/memory.current", "8200\n");
         write("c/memory.stat", "anon 8000\ninactive_file 50\nactive_file 200\n");
         write("memory.max", "max\n");
-        let v2 = limited(&parse("0::/c\n", &root, "memory"));
+        let v2 = limited(&cgroups_in("0::/c\n", &root, "memory"));
         assert_eq!(v2.iter().map(MemoryCgroup::left_bytes).collect::<Vec<_>>(), [50]);
         // Not mounted, or relative to a namespace's root.
-        assert_eq!(limited(&parse("0::/elsewhere\n", &root, "memory")), []);
-        assert_eq!(limited(&parse("0::/../c\n", &root, "memory")), []);
+        assert_eq!(limited(&cgroups_in("0::/elsewhere\n", &root, "memory")), []);
+        assert_eq!(limited(&cgroups_in("0::/../c\n", &root, "memory")), []);
         std::fs::remove_dir_all(&root).unwrap();
     }
 }
