@@ -40,6 +40,18 @@ def regions(rows):
             or (path.startswith("/dev/zero (deleted)") and end - start >= REGION_BYTES_MIN)]
 
 
+def blanks(pid, rows):
+    """Read-only anonymous mappings that are too large for our targets' own and are not the parts of a landing."""
+    found = []
+    with open("/proc/%d/mem" % pid, "rb", buffering=0) as memory:
+        marks = [start for start, *_ in landings(pid, memory.fileno(), rows)]
+    for start, end, permissions, inode, path in rows:
+        is_part = any(0 <= start - mark < 16 << 20 for mark in marks)
+        if permissions == "r--p" and inode == 0 and not path and end - start > 1 << 20 and not is_part:
+            found.append((start, end))
+    return found
+
+
 def hooked_words(memory, rows, text_start, text_end):
     """Addresses in the modules' private data that hold an address of the landing's text."""
     found = []
@@ -96,6 +108,8 @@ def faults(pid, descriptors_before=None, live=False):
     finally:
         os.close(memory)
     if not live:
+        for start, end in blanks(pid, rows):
+            found.append("%#x-%#x: memory for a landing without one in it" % (start, end))
         for start, end in regions(rows):
             found.append("%#x-%#x: a region still mapped" % (start, end))
     for tid in map(int, os.listdir("/proc/%d/task" % pid)):

@@ -103,3 +103,61 @@ fn a_call_that_is_still_to_be_made_is_not_made_after_the_repair() {
         assert!(target.finish().success());
     }
 }
+
+/// The tool dies around the call that maps a landing, when nothing in that memory says yet whose it is.
+#[test]
+fn memory_for_a_landing_that_was_never_marked_is_unmapped() {
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    let Some(library) = native::library("die_before_syscall.c", &["-ldl"]) else {
+        return;
+    };
+    for step in ["1", "2", "3", "4"] {
+        let mut target = Target::spawn(&python, "quiet.py", &[]);
+        let pid = target.pid_text();
+        let before = Snapshot::take(target.pid());
+        let capture = target.dir.file("capture.bin");
+        let killed = Tool::new(&["attach", &pid, "-q", "-f", "-o", &capture])
+            .env("LD_PRELOAD", &library)
+            .env("DIE_BEFORE", step)
+            .run();
+        assert_ne!(killed.status.code(), Some(0), "it was to die: {}", killed.describe());
+        let nothing_is_left = || {
+            let (added, _) = before.maps_changed(&Snapshot::take(target.pid()));
+            let is_read_only = |map: &Mapping| map.is_anonymous() && map.permissions.starts_with("r-");
+            (!added.iter().any(is_read_only)).then_some(())
+        };
+        eventually("its guardian has unmapped it", Duration::from_secs(20), nothing_is_left);
+        target.ask("go", "done");
+        target.assert_free();
+        assert!(target.finish().success());
+    }
+}
+
+/// The same with nobody left to do it; `detach` does, and touches no memory that is used.
+#[test]
+fn memory_that_nobody_marked_is_unmapped_later() {
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    let mut target = Target::spawn(&python, "blank.py", &[]);
+    let pid = target.pid_text();
+    let blanks = || {
+        let maps = Snapshot::take(target.pid()).maps;
+        maps.iter().filter(|map| map.start & 0xfff_ffff == 0x6d3_a000).count()
+    };
+    assert_eq!(
+        blanks(),
+        3,
+        "it has made one that is empty, one that is not, and one that can be written"
+    );
+    Tool::new(&["detach", &pid]).succeed().assert_says("cleaned up");
+    assert_eq!(blanks(), 2);
+    Tool::new(&["detach", &pid])
+        .run()
+        .assert_code(1)
+        .assert_says("not being tracked");
+    target.ask("go", "done");
+    assert!(target.finish().success());
+}

@@ -11,6 +11,7 @@
 //! - [`control`]: what the collector tells others of its session while it lasts; [`status`] reads that.
 //! - [`guardian`]: the process that does so within a second of the tool's death.
 
+mod blank;
 mod checkpoint;
 mod control;
 mod error;

@@ -1,8 +1,9 @@
 //! The one stop of a thread at attach: landing, journal and region are mapped by remote system calls.
 //!
 //! Every intermediate state is harmless if the tool dies in it: mappings that nothing refers to, marked as
-//! soon as there is a page to hold the mark.
+//! soon as there is a page to hold the mark, and until then known by their address ([`super::blank`]).
 
+use super::blank;
 use super::error::Error;
 use super::landing::{Landing, RING_NAME_OFFSET, new_header};
 use super::payload::Image;
@@ -83,6 +84,7 @@ pub fn place(
     // A range that is used again is empty and stays as it is: a writer of an earlier session may still come. For a new
     // landing it is mapped together with that, unless the target would lock it: each remote call lengthens the stop.
     let is_reserved = is_reusable || (is_new && !mapper.may_lock);
+    let wanted_at = blank::address(maps);
     let ((landing, region, ring_memory), pause) = inject::with_borrowed_thread(process, maps, options, |thread| {
         let mut made = Made::default();
         let placed = (|| {
@@ -90,7 +92,7 @@ pub fn place(
                 Some(landing) => landing,
                 None => {
                     let together_bytes = if is_reserved { reservation_bytes } else { 0 };
-                    map_landing(process, thread, image, together_bytes, mark, &mut made)?
+                    map_landing(process, thread, image, (wanted_at, together_bytes), mark, &mut made)?
                 }
             };
             if !is_reserved {
@@ -261,13 +263,13 @@ fn map_landing(
     process: &Process,
     thread: &mut Borrowed,
     image: &Image,
-    reservation_bytes: u64,
+    (wanted_at, reservation_bytes): (RemoteAddr, u64),
     mark: SessionMark,
     made: &mut Made,
 ) -> Result<Landing, Error> {
     let landing_bytes = PAGE_BYTES + image.span_bytes;
     let all_bytes = landing_bytes + reservation_bytes;
-    let base = thread.mmap(RemoteAddr(0), all_bytes, READ, PRIVATE | RESERVED, -1)?.0;
+    let base = thread.mmap(wanted_at, all_bytes, READ, PRIVATE | RESERVED, -1)?.0;
     made.ranges.push((base, all_bytes));
     let image_base = base + PAGE_BYTES;
     let text = image.text();

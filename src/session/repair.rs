@@ -1,5 +1,6 @@
 //! Putting a target back from what its landing says, whoever made the session and however it ended.
 
+use super::blank;
 use super::error::Error;
 use super::exchange;
 use super::landing::{Landing, Owner};
@@ -41,7 +42,7 @@ pub fn take_over(process: &Process, maps: &[Mapping]) -> Result<bool, Error> {
         }
         repaired = true;
     }
-    Ok(repaired)
+    Ok(blank::clear_locked(process, maps)? || repaired)
 }
 
 /// `memray doctor --repair`: cleans up what a dead session left or a parent handed down. True if there was any.
@@ -122,10 +123,13 @@ fn detach_from(process: &Process) -> Result<String, Error> {
                 return Ok(format!("cleaned up what a memray had left in {pid}"));
             }
         }
-        return match withdraw_all_forgotten(process)? {
-            true => Ok(format!(
+        if withdraw_all_forgotten(process)? {
+            return Ok(format!(
                 "withdrew the ring that an earlier detach had to leave in {pid}"
-            )),
+            ));
+        }
+        return match blank::clear(process)? {
+            true => Ok(format!("cleaned up what a memray that was killed had left in {pid}")),
             false => Err(Error::NoSession),
         };
     };
@@ -191,6 +195,11 @@ pub fn after_death(process: &Process, tool_pid: i32, tool_start_ticks: u64, trie
         let repaired = process.maps().map_err(Error::from).and_then(|maps| {
             let mut landings = Landing::find_all(process, &maps);
             landings.retain(|landing| landing.owner(process).is_some_and(is_its));
+            if landings.is_empty() {
+                // It may have died in the middle of making one.
+                inject::send_abandoned_threads_home(process, &maps)?;
+                blank::clear(process)?;
+            }
             landings
                 .iter_mut()
                 .try_for_each(|landing| repair(process, landing, RegionOwner::Itself))
