@@ -76,6 +76,8 @@ mod reports;
 mod scopes;
 /// Real services from PyPI under load.
 mod services;
+/// Lines of source code in captures: the target's own, and nobody else's.
+mod source_lines;
 /// Threads on alternate, coroutine, small and full stacks: not a byte is changed that is not theirs.
 mod stacks;
 /// Stopped, traced, vforking, shutting down, embedded, of another kind: attached to, or refused with the cause.

@@ -24,6 +24,7 @@ pub use linux::borrow::{BorrowError, BorrowOptions, Borrowed, Pause, with_borrow
 pub use linux::cgroups::{cgroups_in, is_frozen};
 pub use linux::children::{children, processes};
 pub use linux::facts::{Facts, Topic, facts, yama_scope};
+pub use linux::files::Files;
 pub use linux::frame_table::FrameTable;
 pub use linux::gadgets::can_make_calls;
 pub use linux::handle::Handle;

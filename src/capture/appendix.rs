@@ -61,6 +61,19 @@ pub struct Appendix {
     pub children: Vec<(i32, String)>,
     /// Qualified names of code objects, by code id.
     pub qualnames: Option<BTreeMap<u64, String>>,
+    /// Lines of source code, by file as frames name it.
+    pub sources: BTreeMap<String, SourceFile>,
+}
+
+/// Lines of a file of the target, as it was when the window ended: those that occur in stacks, and some around them.
+/// Nobody vouches for what stands in them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceFile {
+    /// It was written after the process was started, which may run what stood there before.
+    pub is_newer: bool,
+    /// By number, from 1.
+    pub lines: BTreeMap<u32, String>,
 }
 
 /// Native symbols, taken at the end of the window from the files that were mapped.
@@ -124,7 +137,7 @@ pub struct Sample {
 }
 
 /// The skippable frame, with [`APPENDIX_VERSION`] whatever `appendix` says. An appendix that is too large
-/// loses its names.
+/// loses its names and lines.
 pub fn encode(appendix: &Appendix) -> Vec<u8> {
     let mut appendix = Appendix {
         version: APPENDIX_VERSION,
@@ -133,6 +146,7 @@ pub fn encode(appendix: &Appendix) -> Vec<u8> {
     let mut json = serde_json::to_vec(&appendix).unwrap_or_default();
     if json.len() > APPENDIX_BYTES_MAX {
         (appendix.qualnames, appendix.native) = (None, None);
+        appendix.sources.clear();
         json = serde_json::to_vec(&appendix).unwrap_or_default();
     }
     let payload_bytes = (json.len() + 12 + BACK_BYTES) as u32;

@@ -34,11 +34,12 @@ mod varint;
 mod writer;
 
 pub use aggregated::{AggregatedWriter, Image, MemorySnapshot};
-pub use appendix::{Appendix, Losses, NativeSymbols, OldFrees, Sample};
+pub use appendix::{Appendix, Losses, NativeSymbols, OldFrees, Sample, SourceFile};
 pub use error::{Damage, ReadError, WriteError};
 pub use frames::Frame;
 pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
 pub use hybrid::HybridStacks;
+pub use lines::LineTableFormat;
 pub use reader::{Event, Held, Reader, StackIndex};
 pub use record::{AggregatedAllocation, RawRecord};
 pub use records::RawReader;

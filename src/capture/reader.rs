@@ -8,7 +8,7 @@ use std::{
 use rustc_hash::FxHashMap;
 
 use super::{
-    appendix::Appendix,
+    appendix::{Appendix, SourceFile},
     error::{Damage, ReadError},
     frames::{Frame, FrameTree, NODES_MAX, ROOT},
     header::Header,
@@ -134,6 +134,18 @@ impl Reader {
 
     pub fn appendix(&self) -> Option<&Appendix> {
         self.raw.appendix()
+    }
+
+    /// A line of a source file, as it was when the window ended: of the machine, container and moment that were
+    /// recorded, never of those that read. What it says is the target's: escape it.
+    #[expect(dead_code, reason = "for reports to come")]
+    pub fn source_line(&self, file: &str, line: u32) -> Option<&str> {
+        self.source(file)?.lines.get(&line).map(String::as_str)
+    }
+
+    /// What is known of a source file, by its name in [`Location::file`].
+    pub fn source(&self, file: &str) -> Option<&SourceFile> {
+        self.appendix()?.sources.get(file)
     }
 
     /// What ended the events early, once they have ended. A missing trailer alone is no damage.

@@ -1,6 +1,7 @@
 //! From ring records to the capture: numbers threads, follows what lives, counts what was lost.
 
 use super::definitions::{Assembly, Defined, Definitions};
+use super::lines_seen::LinesSeen;
 use super::native_stacks::{NO_FRAME, NativeStacks};
 use super::ranges::{Range, Ranges};
 use super::recorder::Recorder;
@@ -97,6 +98,7 @@ pub struct Collector {
     names: Box<dyn ThreadNames>,
     definitions: Definitions,
     native: NativeStacks,
+    lines: LinesSeen,
     assembly: Option<Assembly>,
     /// Indexed like the tracee's thread table; number 0 stands for an entry not heard of yet.
     threads: Vec<Thread>,
@@ -151,6 +153,7 @@ impl Collector {
             names,
             definitions: Definitions::default(),
             native: NativeStacks::default(),
+            lines: LinesSeen::default(),
             assembly: None,
             threads: std::iter::repeat_with(Thread::default).take(THREAD_ENTRIES).collect(),
             threads_count: MAIN_THREAD,
@@ -181,6 +184,11 @@ impl Collector {
 
     pub fn reader(&self) -> &RingReader {
         &self.reader
+    }
+
+    /// Lines of source code that occur in stacks.
+    pub fn lines(&self) -> &LinesSeen {
+        &self.lines
     }
 
     /// See [`NativeStacks::frames`].
@@ -349,10 +357,12 @@ impl Collector {
         }
         match self.definitions.define(assembly) {
             Defined::Code(number, code) => {
+                self.lines.code(number, &code);
                 self.recorder
                     .code_object(number, &code.name, &code.filename, code.firstlineno, &code.linetable);
             }
             Defined::Stack(number, frames) => {
+                self.lines.stack(&frames);
                 let frames: Vec<Frame> = frames
                     .iter()
                     .map(|frame| Frame {

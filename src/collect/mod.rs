@@ -14,6 +14,7 @@ mod collector_tests;
 mod definitions;
 #[cfg(test)]
 mod hostile_tests;
+mod lines_seen;
 mod native_stacks;
 mod native_tables;
 mod ranges;

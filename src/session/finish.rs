@@ -11,12 +11,14 @@ use super::place::withdraw;
 use super::repair::{self, restore_slots};
 use super::sampler::now_ms;
 use super::signals::Signals;
+use super::source_lines::{self, Wanted};
 use super::target;
 use super::window::End;
-use crate::capture::{Appendix, Losses, OldFrees, WriteError};
+use crate::capture::{Appendix, Losses, NativeSymbols, OldFrees, SourceFile, WriteError};
 use crate::collect::{Recorder, Which};
 use crate::report::TargetEnd;
 use nix::fcntl::{FallocateFlags, fallocate};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wire::landing::{FLAG_CLOSING, FLAG_OFF, JOURNAL_BYTES};
@@ -107,6 +109,12 @@ impl Session {
         self.warnings.extend(self.native.as_ref().and_then(Native::warning));
         let mut appendix = self.appendix(losses, target_end, left_over_bytes);
         appendix.window_end = end.condition();
+        // The target is free by now: these take their time.
+        appendix.native = self
+            .native
+            .as_ref()
+            .map(|native| native.symbols(self.process.pid(), &self.collector));
+        appendix.sources = self.sources(appendix.native.as_ref());
         if let Some(follow) = &mut self.follow {
             if is_there {
                 follow.wait();
@@ -153,6 +161,22 @@ impl Session {
             kept: self.checkpoint.and_then(Checkpoint::kept),
             follow: self.follow,
         })
+    }
+
+    /// Lines of source code behind all frames.
+    fn sources(&self, native: Option<&NativeSymbols>) -> BTreeMap<String, SourceFile> {
+        let Some(files) = &self.files else {
+            return BTreeMap::new();
+        };
+        let lines = self.collector.lines().by_file(self.python_version).into_iter();
+        let mut wanted: Wanted = lines.map(|(file, lines)| (file.to_owned(), lines)).collect();
+        for [_, file, line] in native.iter().flat_map(|native| native.places.iter().flatten()) {
+            let name = native.and_then(|native| native.names.get(*file as usize));
+            if let Some(name) = name.filter(|name| *line > 0 && name.starts_with('/')) {
+                wanted.entry(name.clone()).or_default().insert(*line);
+            }
+        }
+        source_lines::take(files.clone(), wanted)
     }
 
     /// Flag off, then drains until nobody is recording any more.
@@ -230,6 +254,7 @@ impl Session {
         restore_slots(&self.process, &mut self.landing)
     }
 
+    /// All but names and lines of code, which are looked up once, at the end.
     pub(super) fn appendix(&self, losses: Losses, target_end: Option<TargetEnd>, left_over_bytes: u64) -> Appendix {
         let counters = self.collector.counters();
         Appendix {
@@ -246,7 +271,6 @@ impl Session {
             target_end: target_end.map(|end| end.to_string()),
             tool: format!("memray {}", env!("CARGO_PKG_VERSION")),
             left_over_bytes,
-            native: (self.native.as_ref()).map(|native| native.symbols(self.process.pid(), &self.collector)),
             native_stacks_cut: self.native.as_ref().map_or(0, Native::cut_stacks),
             threads: self
                 .collector

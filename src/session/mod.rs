@@ -3,6 +3,7 @@
 //! - [`preflight`]: everything that can refuse, in named checks ([`examine`]) that doctor makes, too.
 //! - [`start`]: the one stop ([`place`]), the slots ([`hooking`]), the flag.
 //! - [`native`]: what native stacks need: unwind tables, and the modules' places in the capture.
+//!   [`native_symbols`] names them, [`source_lines`] takes the lines behind all names, at the end.
 //! - [`window`]: drain, sample, hook what is loaded, until something ends it.
 //! - [`checkpoint`]: an aggregated capture, replaced as a whole. [`limits`]: when a window ends by itself.
 //! - [`follow`]: children, each with a memray of its own.
@@ -39,6 +40,7 @@ mod repair;
 mod ring_memory;
 mod sampler;
 mod signals;
+mod source_lines;
 mod start;
 mod status;
 mod target;
@@ -66,7 +68,7 @@ use control::{ControlFile, Record};
 use follow::Follow;
 use guardian::Guardian;
 use hooking::Hooks;
-use inject::{BorrowOptions, Passage, Process};
+use inject::{BorrowOptions, Files, Passage, Process};
 use landing::Landing;
 use limits::Disk;
 use native::Native;
@@ -74,6 +76,7 @@ use ring_memory::RingSource;
 use sampler::{Sampler, now_ms};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A live window on a process.
@@ -98,6 +101,10 @@ pub struct Session {
     duration: Option<Duration>,
     limits: Limits,
     disk: Disk,
+    /// The target's files, where they can be had.
+    files: Option<Arc<Files>>,
+    /// `PY_VERSION_HEX`.
+    python_version: u32,
     /// Where children are followed.
     follow: Option<Follow>,
     /// Of an aggregated capture.

@@ -19,9 +19,10 @@ use super::thread_names::Names;
 use super::{repair, target};
 use crate::capture::{Appendix, FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Aggregator, Collector, MAIN_THREAD, Recorder, Region, RingReader, Series, TickClock};
-use inject::{BorrowError, Process};
+use inject::{BorrowError, Files, Process};
 use std::mem::offset_of;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wire::Hook;
 use wire::config::{Config, NativePlace};
@@ -184,6 +185,9 @@ impl Survey {
             duration: options.duration,
             limits: options.limits,
             disk,
+            // Opened now: it may have ended when they are wanted.
+            files: Files::of(options.pid).ok().map(Arc::new),
+            python_version: self.description.version_hex,
             follow,
             checkpoint,
             live_since,

@@ -2,6 +2,7 @@
 
 #[macro_use]
 pub mod interpreters;
+pub mod appendix;
 pub mod dir;
 pub mod ledger;
 pub mod libraries;

@@ -7,6 +7,7 @@ pub mod cgroups;
 pub mod children;
 pub mod facts;
 mod fault;
+pub mod files;
 pub mod frame_table;
 pub mod gadgets;
 pub mod handle;

@@ -4,7 +4,8 @@ use wire::Allocator;
 
 use super::builder::*;
 use crate::capture::{
-    Appendix, Frame, Header, Losses, NativeSymbols, OldFrees, ReadError, Reader, Sample, Writer, WriterOptions,
+    Appendix, Frame, Header, Losses, NativeSymbols, OldFrees, ReadError, Reader, Sample, SourceFile, Writer,
+    WriterOptions,
 };
 
 const RAW: WriterOptions = WriterOptions { compress: false };
@@ -208,6 +209,14 @@ fn the_appendix_comes_back_from_both_kinds_of_file() {
         left_over_bytes: 65_536,
         threads: vec![(1, 12, "MainThread".into())],
         children: vec![(12, "/tmp/a.bin.12".into())],
+        sources: [(
+            "/srv/a.py".to_owned(),
+            SourceFile {
+                is_newer: true,
+                lines: [(7, "x = \"\u{1b}\"".to_owned())].into(),
+            },
+        )]
+        .into(),
         qualnames: Some([(1, "Café.__init__".to_string()), (2, "main.<locals>.f".into())].into()),
     };
     for compress in [false, true] {
