@@ -69,7 +69,8 @@ fn read_all(files: &Files, wanted: Wanted, until: Instant, sender: &Sender<(Stri
 
 /// Python calls code without a file `<string>`, `<frozen importlib._bootstrap>` and the like.
 fn may_be_a_file(name: &str) -> bool {
-    !name.is_empty() && !(name.starts_with('<') && name.ends_with('>'))
+    let is_bracketed = name.starts_with('<') && name.ends_with('>');
+    !name.is_empty() && !is_bracketed
 }
 
 /// The file's lines and its length.
