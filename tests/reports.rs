@@ -9,14 +9,14 @@ use std::path::PathBuf;
 const WIDE: &str = "500";
 
 /// Captures to report on, with upstream's view of them: ours and upstream's own.
-struct Captures {
-    reader: PathBuf,
+pub struct Captures {
+    pub reader: PathBuf,
     _dir: Dir,
     _target: Target,
-    files: Vec<String>,
+    pub files: Vec<String>,
 }
 
-fn captures() -> Option<Captures> {
+pub fn captures() -> Option<Captures> {
     let reader = upstream::python()?;
     let Some(python) = interpreters::any() else {
         skip("no interpreter");

@@ -88,6 +88,8 @@ mod status;
 mod storm;
 /// What threads are called.
 mod thread_names;
+/// `tree`: calls from the outermost in, against upstream's reader.
+mod tree;
 /// Libraries that are unloaded while hooked.
 mod unloading;
 /// Native code blocked in each system call that waits: its result and its time are what they would have been.

@@ -4,6 +4,7 @@
 //!   address), [`ranges`] (mapped ranges) and [`high_water`] (what each place held at the peak).
 //! - [`mod@functions`]: a snapshot as one row a function, for `memray summary`.
 //! - [`growth`]: a snapshot as one row an allocating line, with where that line lies ([`origin`]).
+//! - [`mod@tree`]: a snapshot as a tree of calls, for `memray tree`.
 //! - [`statistics`]: everything that was ever allocated, for `memray stats`, also by package ([`modules`]).
 //! - [`trend`]: is a series of samples growing? [`mod@verdict`]: that, the time to the limit, and a reconciliation.
 //! - [`mod@losses`]: what was not recorded, by what that means.
@@ -20,18 +21,20 @@ mod modules;
 mod origin;
 mod ranges;
 mod statistics;
+mod tree;
 mod trend;
 mod verdict;
 
 pub use functions::{FunctionRow, FunctionTable, SortColumn, functions};
 pub use growth::{LineRow, LineTable, lines};
-pub use heap::{Heap, arena_bytes};
-pub use input::Hybrid;
+pub use heap::{Heap, Snapshot, arena_bytes};
+pub use input::{Hybrid, Stacks};
 pub use losses::{Loss, LossCause, LossSummary, loss_causes, losses};
 pub use modules::SearchPaths;
 pub use origin::Origins;
 pub use statistics::{Amount, Line, Statistics, Tally, histogram, largest};
+pub use tree::{STACKS_DEFAULT, Tree, TreeNode, tree};
 pub use trend::{Rate, Trend};
 pub use verdict::{Basis, Evidence, Limit, Reconcile, Verdict, verdict};
 #[cfg(test)]
-pub use {growth::Caller, origin::Origin};
+pub use {growth::Caller, input::Location, origin::Origin, tree::Rest};

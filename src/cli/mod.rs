@@ -43,6 +43,8 @@ enum Command {
     Status(StatusArgs),
     /// Show which functions hold the memory
     Summary(SummaryArgs),
+    /// Show the calls that led to the memory, as a tree
+    Tree(TreeArgs),
     /// Show how much was allocated, in which sizes, by what and where
     Stats(StatsArgs),
     /// Print every record of a capture, one a line
@@ -199,6 +201,28 @@ struct SummaryArgs {
 }
 
 #[derive(Args)]
+struct TreeArgs {
+    /// A capture
+    #[arg(value_name = "FILE")]
+    results: PathBuf,
+    /// Show this many of the largest stacks [default: 200; all with --json]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    biggest_allocs: Option<u32>,
+    /// Show what was still live at the end instead of the high-water mark
+    #[arg(long)]
+    leaks: bool,
+    /// Show native functions among those of Python, where they were recorded
+    #[arg(long)]
+    native: bool,
+    /// Print text on a terminal, too
+    #[arg(long)]
+    text: bool,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "text")]
+    json: bool,
+}
+
+#[derive(Args)]
 struct StatsArgs {
     /// A capture
     #[arg(value_name = "FILE")]
@@ -246,6 +270,7 @@ pub fn run() -> ExitCode {
         Command::Doctor(args) => Ok(doctor::doctor(&args)),
         Command::Status(args) => status::status(&args),
         Command::Summary(args) => done(reports::summary(&args)),
+        Command::Tree(args) => done(reports::tree(&args)),
         Command::Stats(args) => done(reports::stats(&args)),
         Command::Parse(args) => done(reports::parse(&args)),
         Command::Guardian {

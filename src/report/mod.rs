@@ -2,6 +2,7 @@
 //!
 //! - [`mod@summary`]: functions by what they hold; [`mod@leaks`]: lines by what is still live; [`mod@answer`]: that
 //!   and the verdict on a window; [`mod@parse`]: records one by one.
+//! - [`mod@tree`]: calls from the outermost in.
 //! - [`mod@stats`]: all that was ever allocated, as text and as JSON.
 //! - [`mod@head`]: what the figures of a capture lack.
 //! - [`mod@checklist`]: findings and what helps.
@@ -19,6 +20,7 @@ mod stats;
 mod summary;
 mod table;
 mod text;
+mod tree;
 
 pub use answer::{Answer, TargetEnd, answer};
 pub use checklist::{Line, Mark, checklist};
@@ -28,6 +30,7 @@ pub use leaks::{LeaksOptions, leaks};
 pub use parse::parse;
 pub use stats::{Metadata, stats, stats_json};
 pub use summary::{SummaryOptions, default_rows, summary};
+pub use tree::{TreeOptions, tree, tree_json};
 
 #[cfg(test)]
 mod snapshots;

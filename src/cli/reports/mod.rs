@@ -3,10 +3,12 @@
 mod parse;
 mod stats;
 mod summary;
+mod tree;
 
 pub use parse::parse;
 pub use stats::stats;
 pub use summary::summary;
+pub use tree::tree;
 
 use super::failure::Failure;
 use super::say::{note, print};
