@@ -1,17 +1,28 @@
-//! A snapshot as one row a function: what it and everything it called holds, and what it holds itself.
+//! A snapshot as one row a function, or a line of one: what it and everything it called holds, and what it holds
+//! itself.
 
 use rustc_hash::FxHashMap;
 
 use super::heap::Snapshot;
 use super::input::{Location, Stacks, UNKNOWN};
 
-/// One function of one file.
+/// What makes a row, besides function and file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    pub by_line: bool,
+    /// Where the snapshot tells threads apart.
+    pub by_thread: bool,
+}
+
+/// One function of one file, or one line of it, in one thread or all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionRow {
     pub function: String,
     pub file: String,
-    /// The line that holds most of `total_bytes`; 0 where unknown.
+    /// Its line or, where lines are not told apart, the one that holds most of `total_bytes`; 0 where unknown.
     pub line: u32,
+    /// Where threads are told apart: which one.
+    pub tid: Option<u64>,
     /// Bytes of all stacks that it is on; a stack counts once, however often it recurs there.
     pub total_bytes: u64,
     /// Bytes of the stacks whose innermost frame it is.
@@ -73,6 +84,9 @@ impl FunctionTable {
     }
 }
 
+/// Function, file and, where they count, line and thread.
+type RowKey<'a> = (&'a str, &'a str, Option<u32>, Option<u64>);
+
 /// (bytes, blocks); compared in this order.
 type Weight = (u64, u64);
 
@@ -80,22 +94,23 @@ type Weight = (u64, u64);
 #[derive(Default)]
 struct Building<'a> {
     rows: Vec<FunctionRow>,
-    ids: FxHashMap<(&'a str, &'a str), usize>,
+    ids: FxHashMap<RowKey<'a>, usize>,
     /// By row: the number of the stack that was last counted in it.
     counted_for: Vec<usize>,
     lines: FxHashMap<(usize, u32), Weight>,
 }
 
 impl<'a> Building<'a> {
-    fn id(&mut self, function: &'a str, file: &'a str) -> usize {
+    fn id(&mut self, key: RowKey<'a>) -> usize {
         let rows = &mut self.rows;
         let counted_for = &mut self.counted_for;
-        *self.ids.entry((function, file)).or_insert_with(|| {
-            let (function, file) = (function.to_owned(), file.to_owned());
+        *self.ids.entry(key).or_insert_with(|| {
+            let (function, file, _, tid) = key;
             rows.push(FunctionRow {
-                function,
-                file,
+                function: function.to_owned(),
+                file: file.to_owned(),
                 line: 0,
+                tid,
                 total_bytes: 0,
                 own_bytes: 0,
                 allocations: 0,
@@ -121,8 +136,8 @@ impl<'a> Building<'a> {
     }
 }
 
-/// One row for each (function, file). A stack without frames is `??? at ???`.
-pub fn functions(snapshot: &Snapshot, stacks: &impl Stacks) -> FunctionTable {
+/// One row for each (function, file) and whatever else is in `keys`. A stack without frames is `??? at ???`.
+pub fn functions(snapshot: &Snapshot, stacks: &impl Stacks, keys: Keys) -> FunctionTable {
     let mut building = Building::default();
     for (stack_number, held) in snapshot.rows.iter().enumerate() {
         let unknown = Location {
@@ -133,7 +148,8 @@ pub fn functions(snapshot: &Snapshot, stacks: &impl Stacks) -> FunctionTable {
         let mut frames = stacks.frames(held.tid, held.stack).peekable();
         let stand_in = frames.peek().is_none().then_some(unknown);
         for (depth, frame) in frames.chain(stand_in).enumerate() {
-            let id = building.id(frame.function, frame.file);
+            let line = keys.by_line.then_some(frame.line);
+            let id = building.id((frame.function, frame.file, line, keys.by_thread.then_some(held.tid)));
             let row = &mut building.rows[id];
             if depth == 0 {
                 row.own_bytes = row.own_bytes.wrapping_add(held.bytes);
@@ -178,7 +194,11 @@ mod tests {
             &[("run", "a.py", 12), ("run", "a.py", 10), ("main", "a.py", 21)],
             &[],
         ]);
-        let table = functions(&snapshot(&[(0, 1, 100), (1, 2, 50), (2, 4, 7)]), &stacks);
+        let table = functions(
+            &snapshot(&[(0, 1, 100), (1, 2, 50), (2, 4, 7)]),
+            &stacks,
+            Keys::default(),
+        );
         let expected = [
             ("leaf", 3, 100, 100, 1),
             ("run", 10, 150, 50, 3),
@@ -196,13 +216,18 @@ mod tests {
     #[test]
     fn the_same_name_in_another_file_is_another_function() {
         let stacks = FakeStacks::new(&[&[("f", "a.py", 1)], &[("f", "b.py", 1)]]);
-        assert_eq!(functions(&snapshot(&[(0, 1, 1), (1, 1, 1)]), &stacks).rows.len(), 2);
+        assert_eq!(
+            functions(&snapshot(&[(0, 1, 1), (1, 1, 1)]), &stacks, Keys::default())
+                .rows
+                .len(),
+            2
+        );
     }
 
     #[test]
     fn one_stack_through_two_allocators_counts_both() {
         let stacks = FakeStacks::new(&[&[("f", "a.py", 1)]]);
-        let table = functions(&snapshot(&[(0, 1, 10), (0, 1, 5)]), &stacks);
+        let table = functions(&snapshot(&[(0, 1, 10), (0, 1, 5)]), &stacks, Keys::default());
         assert_eq!(brief(&table), [("f", 1, 15, 15, 2)]);
     }
 
@@ -214,10 +239,45 @@ mod tests {
         let held: Vec<_> = (0..1000)
             .map(|index| (index, 1, if index == 0 { 1_000_000 } else { 1 }))
             .collect();
-        let table = functions(&snapshot(&held), &stacks);
+        let table = functions(&snapshot(&held), &stacks, Keys::default());
         assert_eq!(
             table.rows.iter().map(|row| row.own_bytes).sum::<u64>(),
             table.total_bytes
         );
+    }
+
+    #[test]
+    fn lines_and_threads_are_told_apart_where_that_is_wanted() {
+        let stacks = FakeStacks::new(&[
+            &[("run", "a.py", 3), ("run", "a.py", 9), ("main", "a.py", 20)],
+            &[("run", "a.py", 4), ("main", "a.py", 20)],
+        ]);
+        let mut held = snapshot(&[(0, 1, 100), (1, 2, 50), (1, 3, 7)]);
+        held.rows[2].tid = 2;
+        let keys = Keys {
+            by_line: true,
+            by_thread: false,
+        };
+        let expected = [
+            ("run", 3, 100, 100, 1),
+            ("run", 9, 100, 0, 1),
+            ("main", 20, 157, 0, 6),
+            ("run", 4, 57, 57, 5),
+        ];
+        assert_eq!(brief(&functions(&held, &stacks, keys)), expected);
+        let keys = Keys {
+            by_line: false,
+            by_thread: true,
+        };
+        let table = functions(&held, &stacks, keys);
+        let expected = [
+            ("run", 3, 150, 150, 3),
+            ("main", 20, 150, 0, 3),
+            ("run", 4, 7, 7, 3),
+            ("main", 20, 7, 0, 3),
+        ];
+        assert_eq!(brief(&table), expected);
+        let threads: Vec<_> = table.rows.iter().map(|row| row.tid).collect();
+        assert_eq!(threads, [Some(1), Some(1), Some(2), Some(2)]);
     }
 }

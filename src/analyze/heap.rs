@@ -8,7 +8,7 @@ use super::live::{Block, LiveBlocks};
 use super::ranges::RangeMap;
 
 /// No block is larger than an address space; a capture that says so is damaged, and its sums stay sane.
-const BLOCK_BYTES_MAX: u64 = 1 << 57;
+pub const BLOCK_BYTES_MAX: u64 = 1 << 57;
 
 /// What one stack allocated through one allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,21 @@ pub struct Snapshot {
     pub peak_bytes: u64,
 }
 
+impl Snapshot {
+    /// Of these rows, without those that hold nothing. Where there was no moment at which they all lived, the peak is
+    /// their sum.
+    pub fn of(rows: impl Iterator<Item = LocationRow>, peak_bytes: Option<u64>) -> Self {
+        let rows: Vec<_> = rows.filter(|row| row.allocations != 0 || row.bytes != 0).collect();
+        let total_bytes = rows.iter().fold(0u64, |sum, row| sum.wrapping_add(row.bytes));
+        Self {
+            total_bytes,
+            total_allocations: rows.iter().fold(0, |sum, row| sum.wrapping_add(row.allocations)),
+            peak_bytes: peak_bytes.unwrap_or(total_bytes),
+            rows,
+        }
+    }
+}
+
 /// Follows events one by one; O(1) each, O(log n) for mapped ranges.
 #[derive(Debug, Default)]
 pub struct Heap {
@@ -43,6 +58,7 @@ pub struct Heap {
     blocks: LiveBlocks,
     ranges: RangeMap,
     tells_threads_apart: bool,
+    tells_native_frames_apart: bool,
 }
 
 impl Heap {
@@ -50,11 +66,19 @@ impl Heap {
         Self::default()
     }
 
-    /// With a place for each thread and native frame.
+    /// With a place for each thread.
     pub fn by_thread() -> Self {
         Self {
             tells_threads_apart: true,
             ..Self::default()
+        }
+    }
+
+    /// With a place for each thread and native frame.
+    pub fn by_thread_and_native_frame() -> Self {
+        Self {
+            tells_native_frames_apart: true,
+            ..Self::by_thread()
         }
     }
 
@@ -116,6 +140,11 @@ impl Heap {
     #[inline]
     fn place(&mut self, tid: u64, stack: StackIndex, allocator: u8, native_frame: u64) -> u32 {
         if self.tells_threads_apart {
+            let native_frame = if self.tells_native_frames_apart {
+                native_frame
+            } else {
+                0
+            };
             self.places.id_of_thread(tid, stack, allocator, native_frame)
         } else {
             self.places.id(tid, stack, allocator)
@@ -148,7 +177,7 @@ impl Heap {
 
     /// What was live at the last moment at which the heap was largest.
     pub fn high_water(&self) -> Snapshot {
-        self.snapshot(self.places.iter().map(|place| {
+        let rows = self.places.iter().map(|place| {
             let (bytes, allocations) = self.places.at_peak(place);
             LocationRow {
                 tid: place.tid,
@@ -158,7 +187,8 @@ impl Heap {
                 bytes,
                 arenas: 0,
             }
-        }))
+        });
+        Snapshot::of(rows, Some(self.peak_bytes()))
     }
 
     /// What is live now. `arena_bytes` ([`arena_bytes`]) tells which mapped ranges are arenas.
@@ -177,17 +207,7 @@ impl Heap {
             bytes: place.bytes,
             arenas: followed + given_arenas(place, arena_bytes),
         };
-        self.snapshot(self.places.iter().zip(arenas).map(row))
-    }
-
-    fn snapshot(&self, rows: impl Iterator<Item = LocationRow>) -> Snapshot {
-        let rows: Vec<_> = rows.filter(|row| row.allocations != 0 || row.bytes != 0).collect();
-        Snapshot {
-            total_bytes: rows.iter().fold(0, |sum, row| sum.wrapping_add(row.bytes)),
-            total_allocations: rows.iter().fold(0, |sum, row| sum.wrapping_add(row.allocations)),
-            peak_bytes: self.peak_bytes(),
-            rows,
-        }
+        Snapshot::of(self.places.iter().zip(arenas).map(row), Some(self.peak_bytes()))
     }
 }
 

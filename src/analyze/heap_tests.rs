@@ -260,14 +260,14 @@ fn events_a_second() {
 #[test]
 #[ignore = "needs a capture, named by MEMRAY_CAPTURE"]
 fn print_a_captures_tables() {
-    use super::super::{Origins, functions, lines};
+    use super::super::{Keys, Origins, functions, lines};
 
     let path = std::env::var("MEMRAY_CAPTURE").expect("MEMRAY_CAPTURE names a capture");
     let mut reader = crate::capture::Reader::open(path.as_ref()).expect("a readable capture");
     let heap = heap(std::iter::from_fn(|| reader.next_event()));
     let high_water = heap.high_water();
     println!("peak\t{}", high_water.total_bytes);
-    for row in functions(&high_water, &reader).rows {
+    for row in functions(&high_water, &reader, Keys::default()).rows {
         let (own, count) = (row.own_bytes, row.allocations);
         println!(
             "function\t{}\t{}\t{}\t{own}\t{count}",

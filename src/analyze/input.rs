@@ -1,7 +1,7 @@
 //! What analysis works on: events, stacks by index, and the frames behind an index.
 
+use crate::capture::{self, Reader};
 pub use crate::capture::{Event, Held, Losses, Sample, StackIndex};
-use crate::capture::{HybridStacks, Reader};
 
 /// A frame as people know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,28 +28,17 @@ impl Stacks for Reader {
             0
         };
         let depth = u64::from(self.stack_depth(stack)).saturating_sub(skipped);
-        self.stack_frames(stack).take(depth as usize).map(|frame| Location {
-            function: frame.function,
-            file: frame.file,
-            line: frame.line.try_into().unwrap_or(0),
-        })
+        self.stack_frames(stack).take(depth as usize).map(Location::from)
     }
 }
 
-/// A reader's stacks with their native frames.
-pub struct Hybrid<'a> {
-    pub reader: &'a Reader,
-    pub stacks: &'a HybridStacks,
-}
-
-impl Stacks for Hybrid<'_> {
-    fn frames(&self, _: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
-        let frames = self.stacks.frames(self.reader, stack).into_iter();
-        frames.map(|frame| Location {
+impl<'a> From<capture::Location<'a>> for Location<'a> {
+    fn from(frame: capture::Location<'a>) -> Self {
+        Self {
             function: frame.function,
             file: frame.file,
             line: frame.line.try_into().unwrap_or(0),
-        })
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`heap`]: events in, the live heap, its high-water mark and its leaks out; made of [`live`] (blocks by
 //!   address), [`ranges`] (mapped ranges) and [`high_water`] (what each place held at the peak).
+//! - [`gather`]: which of them a report is about: those at the peak, those at the end, or [`temporary`] ones.
 //! - [`mod@functions`]: a snapshot as one row a function, for `memray summary`.
 //! - [`growth`]: a snapshot as one row an allocating line, with where that line lies ([`origin`]).
 //! - [`mod@tree`]: a snapshot as a tree of calls, for `memray tree`.
@@ -11,6 +12,7 @@
 //! - [`input`]: what all of it works on.
 
 mod functions;
+mod gather;
 mod growth;
 mod heap;
 mod high_water;
@@ -21,14 +23,16 @@ mod modules;
 mod origin;
 mod ranges;
 mod statistics;
+mod temporary;
 mod tree;
 mod trend;
 mod verdict;
 
-pub use functions::{FunctionRow, FunctionTable, SortColumn, functions};
+pub use functions::{FunctionRow, FunctionTable, Keys, SortColumn, functions};
+pub use gather::{Gatherer, Mode};
 pub use growth::{LineRow, LineTable, lines};
 pub use heap::{Heap, Snapshot, arena_bytes};
-pub use input::{Hybrid, Stacks};
+pub use input::{Location, Stacks};
 pub use losses::{Loss, LossCause, LossSummary, loss_causes, losses};
 pub use modules::SearchPaths;
 pub use origin::Origins;
@@ -37,4 +41,4 @@ pub use tree::{STACKS_DEFAULT, Tree, TreeNode, tree};
 pub use trend::{Rate, Trend};
 pub use verdict::{Basis, Evidence, Limit, Reconcile, Verdict, verdict};
 #[cfg(test)]
-pub use {growth::Caller, input::Location, origin::Origin, tree::Rest};
+pub use {growth::Caller, origin::Origin, tree::Rest};

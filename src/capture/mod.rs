@@ -40,7 +40,7 @@ pub use frames::Frame;
 pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
 pub use hybrid::HybridStacks;
 pub use lines::LineTableFormat;
-pub use reader::{Event, Held, Reader, StackIndex};
+pub use reader::{Event, Held, Location, Reader, StackIndex};
 pub use record::{AggregatedAllocation, RawRecord};
 pub use records::RawReader;
 pub use writer::{ModuleSegments, Writer, WriterOptions};

@@ -373,7 +373,6 @@ impl Reader {
     }
 
     /// The last name that the thread got.
-    #[cfg(test)]
     pub fn thread_name(&self, tid: u64) -> Option<&str> {
         self.thread_names.get(&tid).map(String::as_str)
     }

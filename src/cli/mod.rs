@@ -181,23 +181,42 @@ struct StatusArgs {
     json: bool,
 }
 
+/// Which blocks a report is about; upstream's names.
+#[derive(Args)]
+struct ModeArgs {
+    /// Show what was still live at the end instead of the high-water mark
+    #[arg(long, group = "mode")]
+    leaks: bool,
+    /// Show what was freed after at most one other allocation of its thread
+    #[arg(long, group = "mode")]
+    temporary_allocations: bool,
+    /// Show what was freed after at most N other allocations of its thread
+    #[arg(long, value_name = "N", group = "mode")]
+    temporary_allocation_threshold: Option<u64>,
+}
+
 #[derive(Args)]
 struct SummaryArgs {
     /// A capture
     #[arg(value_name = "FILE")]
     results: PathBuf,
-    /// Sort by this column, 1 to 5
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    sort_column: u8,
+    /// Sort by this column, 1 to 5 [default: 1]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+    sort_column: Option<u8>,
     /// Show at most this many rows [default: what fits the terminal]
     #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_rows: Option<u32>,
     /// Show native functions among those of Python, where they were recorded
-    #[arg(long, conflicts_with = "leaks")]
-    native: bool,
-    /// Show what was still live at the end instead of the high-water mark
     #[arg(long)]
-    leaks: bool,
+    native: bool,
+    /// Show threads apart
+    #[arg(long)]
+    threads: bool,
+    /// Show lines apart, not only functions
+    #[arg(long)]
+    by_line: bool,
+    #[command(flatten)]
+    mode: ModeArgs,
 }
 
 #[derive(Args)]
@@ -208,9 +227,8 @@ struct TreeArgs {
     /// Show this many of the largest stacks [default: 200; all with --json]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     biggest_allocs: Option<u32>,
-    /// Show what was still live at the end instead of the high-water mark
-    #[arg(long)]
-    leaks: bool,
+    #[command(flatten)]
+    mode: ModeArgs,
     /// Show native functions among those of Python, where they were recorded
     #[arg(long)]
     native: bool,

@@ -19,7 +19,7 @@ impl Aggregator {
     pub fn new(header: Header) -> Self {
         Self {
             writer: AggregatedWriter::new(header),
-            heap: Heap::by_thread(),
+            heap: Heap::by_thread_and_native_frame(),
             snapshots: Series::default(),
         }
     }

@@ -2,7 +2,7 @@
 //! memory stays bounded, and what comes out is a capture that can be read.
 
 use super::collector_tests::Rig;
-use crate::analyze::{Heap, functions};
+use crate::analyze::{Heap, Keys, functions};
 use crate::capture::Reader;
 use std::sync::atomic::Ordering::Relaxed;
 use wire::ring::{DEAD, Kind, RING_SLOTS, lap_of, word};
@@ -83,7 +83,7 @@ fn whatever_is_in_the_ring_ends_in_a_readable_capture() {
         }
         assert_eq!(reader.damage(), None);
         assert!(events > 0);
-        functions(&heap.high_water(), &reader);
+        functions(&heap.high_water(), &reader, Keys::default());
         heap.leaks(Some(1 << 20));
         std::fs::remove_file(&rig.path).expect("remove the capture");
     }

@@ -119,6 +119,19 @@ fn keep_right(text: &str, columns: usize) -> String {
     format!("{CUT}{}", &text[start..])
 }
 
+/// The beginning of a text, with a `…` behind it where something is missing.
+pub fn keep_left(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let mut used = 1;
+    let end = text.char_indices().find(|(_, character)| {
+        used += character.width().unwrap_or(0);
+        used > columns
+    });
+    format!("{}{CUT}", &text[..end.map_or(text.len(), |(at, _)| at)])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,11 +1,12 @@
-//! `memray summary`: functions by what they hold at the high-water mark, in upstream's table.
+//! `memray summary`: functions by what they hold, in upstream's table.
 
 use std::io::{self, Write};
 
-use super::location::Place;
+use super::location::{Place, keep_left};
 use super::paint::{Paint, Style};
 use super::table::{PlaceLine, Row, Table, wrap};
 use crate::analyze::{FunctionRow, FunctionTable, SortColumn};
+use crate::ui::escape::printable;
 use crate::ui::format;
 
 /// Upstream's rows where none are asked for, by lines of the terminal.
@@ -14,19 +15,26 @@ pub fn default_rows(terminal_lines: usize) -> usize {
 }
 
 /// What to show of the table.
-#[derive(Clone, Copy, Debug)]
-pub struct SummaryOptions {
+#[derive(Clone, Copy)]
+pub struct SummaryOptions<'a> {
     pub sort: SortColumn,
     /// See [`default_rows`].
     pub max_rows: usize,
     pub color: bool,
+    /// What threads are called, where rows tell them apart.
+    pub thread_names: &'a dyn Fn(u64) -> Option<&'a str>,
 }
 
 /// Writes the table and, where rows are left out, how many and how to see them.
-pub fn summary(table: &FunctionTable, options: &SummaryOptions, width: usize, out: &mut impl Write) -> io::Result<()> {
+pub fn summary(
+    table: &FunctionTable,
+    options: &SummaryOptions<'_>,
+    width: usize,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let sorted = table.sorted(options.sort);
     let shown = &sorted[..sorted.len().min(options.max_rows)];
-    let rows = shown.iter().map(|row| cells(row, table)).collect();
+    let rows = shown.iter().map(|row| cells(row, table, options)).collect();
     Table {
         titles: titles(options.sort),
         rows,
@@ -66,17 +74,33 @@ fn titles(sort: SortColumn) -> Vec<String> {
     titles.into()
 }
 
-fn cells(row: &FunctionRow, table: &FunctionTable) -> Row {
+/// A longer name of a thread is cut.
+const THREAD_NAME_WIDTH_MAX: usize = 24;
+
+/// `thread 3 (worker)`.
+fn thread_text(tid: u64, options: &SummaryOptions<'_>) -> String {
+    match (options.thread_names)(tid).filter(|name| !name.is_empty()) {
+        Some(name) => format!(
+            "  thread {tid} ({})",
+            keep_left(&printable(name), THREAD_NAME_WIDTH_MAX)
+        ),
+        None => format!("  thread {tid}"),
+    }
+}
+
+fn cells(row: &FunctionRow, table: &FunctionTable, options: &SummaryOptions<'_>) -> Row {
     let place = Place::new(&row.function, &row.file, row.line);
     let styled = |bytes: u64| Style::of_share(format::share(bytes, table.total_bytes));
     let (total, own) = (styled(row.total_bytes), styled(row.own_bytes));
     let count = Style::of_share(format::share(row.allocations, table.total_allocations));
+    let mut lines = vec![PlaceLine::Place {
+        before: "",
+        place,
+        after: String::new(),
+    }];
+    lines.extend(row.tid.map(|tid| PlaceLine::Text(thread_text(tid, options))));
     Row {
-        lines: vec![PlaceLine::Place {
-            before: "",
-            place,
-            after: String::new(),
-        }],
+        lines,
         numbers: vec![
             (format::bytes(row.total_bytes), total),
             (format::percent(row.total_bytes, table.total_bytes), total),

@@ -6,6 +6,7 @@ fn row(function: &str, file: &str, line: u32, total_bytes: u64, own_bytes: u64, 
         function: function.into(),
         file: file.into(),
         line,
+        tid: None,
         total_bytes,
         own_bytes,
         allocations,
@@ -52,7 +53,15 @@ fn table() -> FunctionTable {
 fn render(table: &FunctionTable, sort: u32, max_rows: usize, color: bool, width: usize) -> Vec<u8> {
     let sort = SortColumn::from_number(sort).expect("a column");
     let mut out = Vec::new();
-    summary(table, &SummaryOptions { sort, max_rows, color }, width, &mut out).expect("a vector takes everything");
+    let thread_names: &dyn Fn(u64) -> Option<&'static str> =
+        &|tid| (tid == 7).then_some("a worker of a very long name\n");
+    let options = SummaryOptions {
+        sort,
+        max_rows,
+        color,
+        thread_names,
+    };
+    summary(table, &options, width, &mut out).expect("a vector takes everything");
     out
 }
 
@@ -136,4 +145,15 @@ fn colour_changes_no_text() {
 #[test]
 fn default_rows_follow_the_terminal() {
     assert_eq!((default_rows(24), default_rows(50), default_rows(3)), (19, 45, 10));
+}
+
+#[test]
+fn threads_stand_below_their_functions() {
+    let mut table = table();
+    for (row, tid) in table.rows.iter_mut().zip([7, 8].into_iter().cycle()) {
+        row.tid = Some(tid);
+    }
+    let report = render(&table, 1, 4, false, 80);
+    snapshots::check_width(&report, 80);
+    snapshots::check("summary-threads-80", &report);
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::location::{Place, width};
+use super::location::{Place, keep_left, width};
 use super::paint::{Paint, Style};
 
 /// Where functions with their `file:line` need up to this and have less, the cells give up their padding.
@@ -19,7 +19,7 @@ pub enum PlaceLine {
         place: Place,
         after: String,
     },
-    /// Not cut: short by construction.
+    /// Short, or cut at its end.
     Text(String),
 }
 
@@ -68,8 +68,9 @@ impl PlaceLine {
                 around + fitted.width()
             }
             Self::Text(text) => {
+                let text = keep_left(text, columns);
                 write!(out, "{text}")?;
-                width(text)
+                width(&text)
             }
         };
         write!(out, "{:1$}", "", columns.saturating_sub(used))

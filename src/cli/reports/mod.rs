@@ -10,46 +10,121 @@ pub use stats::stats;
 pub use summary::summary;
 pub use tree::tree;
 
+use super::ModeArgs;
 use super::failure::Failure;
 use super::say::{note, print};
-use crate::analyze::{Heap, LineTable, Origins, arena_bytes, lines, loss_causes};
-use crate::capture::{Damage, Event, ReadError, Reader};
+use crate::analyze::{Gatherer, LineTable, Location, Mode, Origins, Snapshot, Stacks, arena_bytes, lines, loss_causes};
+use crate::capture::{Damage, FileFormat, HybridStacks, ReadError, Reader, StackIndex};
 use crate::session::Output;
 use crate::{report, ui};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// What was still live at a capture's end, by line.
-pub fn leaks_of(path: &Path) -> Result<LineTable, Failure> {
-    let (heap, reader) = read(path)?;
-    Ok(leaks_table(&heap, &reader))
+/// Which blocks of a capture a report is about, and what tells its rows apart.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wanted {
+    mode: Mode,
+    /// A row for each thread.
+    by_thread: bool,
+    /// With native frames among those of Python.
+    native: bool,
 }
 
-fn leaks_table(heap: &Heap, reader: &Reader) -> LineTable {
+/// A capture that was read to its end, and the blocks of it that were wanted. Is itself what knows the rows' stacks.
+struct Gathered {
+    snapshot: Snapshot,
+    reader: Reader,
+    /// With native frames; the rows' stacks are then its.
+    hybrid: Option<HybridStacks>,
+}
+
+impl Stacks for Gathered {
+    fn frames(&self, tid: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
+        let hybrid = self
+            .hybrid
+            .as_ref()
+            .map(|stacks| stacks.frames(&self.reader, stack).into_iter().map(Location::from));
+        let plain = hybrid.is_none().then(|| self.reader.frames(tid, stack));
+        hybrid.into_iter().flatten().chain(plain.into_iter().flatten())
+    }
+}
+
+/// Reads a capture to its end.
+fn gather(path: &Path, wanted: Wanted) -> Result<Gathered, Failure> {
+    let mut reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
     let header = reader.header();
+    let is_aggregated = header.file_format == FileFormat::AggregatedAllocations;
+    if is_aggregated && matches!(wanted.mode, Mode::Temporary { .. }) {
+        return Err(Failure::new(
+            format!(
+                "{} knows of no temporary allocations: it was recorded with --aggregate and tells what was held, not \
+                 what was freed when",
+                path.display()
+            ),
+            Some("record without --aggregate".to_owned()),
+        ));
+    }
+    if wanted.native && !header.native_traces {
+        return Err(Failure::new(
+            format!("{} holds no native stacks", path.display()),
+            Some("memray attach PID --native records them".to_owned()),
+        ));
+    }
+    let arena_bytes = arena_bytes(header.python_version, header.python_allocator);
+    let mut gatherer = Gatherer::new(wanted.mode, wanted.by_thread);
+    let mut hybrid = wanted.native.then(HybridStacks::default);
+    match &mut hybrid {
+        Some(hybrid) => {
+            while let Some(event) = reader.next_event() {
+                gatherer.apply(&hybrid.enter(event));
+            }
+        }
+        None => {
+            while let Some(event) = reader.next_event() {
+                gatherer.apply(&event);
+            }
+        }
+    }
+    warn_of_damage(path, reader.damage());
+    Ok(Gathered {
+        snapshot: gatherer.snapshot(arena_bytes),
+        reader,
+        hybrid,
+    })
+}
+
+/// What was still live at a capture's end, by line.
+pub fn leaks_of(path: &Path) -> Result<LineTable, Failure> {
+    let mode = Mode::Leaks;
+    Ok(line_table(&gather(
+        path,
+        Wanted {
+            mode,
+            ..Wanted::default()
+        },
+    )?))
+}
+
+fn line_table(gathered: &Gathered) -> LineTable {
+    let header = gathered.reader.header();
     let arena = arena_bytes(header.python_version, header.python_allocator);
     let origins = Origins {
         libdest: &header.libdest,
         site_packages: &header.site_packages,
     };
-    lines(&heap.leaks(arena), reader, &origins, arena)
+    lines(&gathered.snapshot, gathered, &origins, arena)
 }
 
-/// Reads a capture to its end.
-fn read(path: &Path) -> Result<(Heap, Reader), Failure> {
-    read_with(path, |event| event)
-}
-
-/// The same with each event changed on its way.
-fn read_with(path: &Path, mut change: impl FnMut(Event) -> Event) -> Result<(Heap, Reader), Failure> {
-    let mut reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
-    let mut heap = Heap::new();
-    while let Some(event) = reader.next_event() {
-        heap.apply(&change(event));
+impl ModeArgs {
+    fn mode(&self) -> Mode {
+        match self.temporary_allocation_threshold {
+            Some(others_max) => Mode::Temporary { others_max },
+            None if self.temporary_allocations => Mode::Temporary { others_max: 1 },
+            None if self.leaks => Mode::Leaks,
+            None => Mode::HighWater,
+        }
     }
-    warn_of_damage(path, reader.damage());
-    Ok((heap, reader))
 }
 
 fn unreadable(path: &Path, error: &ReadError) -> Failure {

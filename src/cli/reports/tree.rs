@@ -1,43 +1,33 @@
 //! `memray tree`.
 
-use super::{not_printed, read_with, warn_of_gaps, write_head};
-use crate::analyze::{self, Hybrid, STACKS_DEFAULT, Snapshot, Stacks};
-use crate::capture::HybridStacks;
+use super::{Wanted, gather, not_printed, warn_of_gaps, write_head};
+use crate::analyze::{self, Mode, STACKS_DEFAULT, Snapshot, Stacks};
 use crate::cli::TreeArgs;
 use crate::cli::failure::Failure;
 use crate::cli::say::print;
 use crate::{report, ui};
 
 pub fn tree(args: &TreeArgs) -> Result<(), Failure> {
-    let mut hybrid = args.native.then(HybridStacks::default);
-    let (heap, reader) = read_with(&args.results, |event| match &mut hybrid {
-        Some(hybrid) => hybrid.enter(event),
-        None => event,
-    })?;
-    if args.native && !reader.header().native_traces {
-        return Err(Failure::new(
-            format!("{} holds no native stacks", args.results.display()),
-            Some("memray attach PID --native records them".to_owned()),
-        ));
-    }
-    let (snapshot, what) = if args.leaks {
-        (heap.leaks(None), "still live at the end")
-    } else {
-        (heap.high_water(), "at the high-water mark")
+    let mode = args.mode.mode();
+    let gathered = gather(
+        &args.results,
+        Wanted {
+            mode,
+            native: args.native,
+            ..Wanted::default()
+        },
+    )?;
+    let what = match mode {
+        Mode::HighWater => "at the high-water mark",
+        Mode::Leaks => "still live at the end",
+        Mode::Temporary { .. } => "in temporary allocations",
     };
     let mut text = Vec::new();
     if !args.json {
-        write_head(&reader, ui::use_color(), &mut text).map_err(not_printed)?;
+        write_head(&gathered.reader, ui::use_color(), &mut text).map_err(not_printed)?;
     }
-    match &hybrid {
-        Some(stacks) => {
-            let reader = &reader;
-            write(args, &snapshot, &Hybrid { reader, stacks }, what, &mut text)
-        }
-        None => write(args, &snapshot, &reader, what, &mut text),
-    }
-    .map_err(not_printed)?;
-    warn_of_gaps(&args.results, &reader);
+    write(args, &gathered.snapshot, &gathered, what, &mut text).map_err(not_printed)?;
+    warn_of_gaps(&args.results, &gathered.reader);
     print(&text);
     Ok(())
 }
