@@ -63,7 +63,14 @@ fn target(python: &Interpreter) -> Option<Target> {
 }
 
 fn attach(target: &Target, capture: &str) {
-    Tool::new(&["attach", &target.pid_text(), "--native", "-q", "-f", "-o", capture]).succeed();
+    attach_with(target, capture, &[]);
+}
+
+fn attach_with(target: &Target, capture: &str, more: &[&str]) {
+    let pid = target.pid_text();
+    let mut arguments = vec!["attach", &pid, "--native", "-q", "-f", "-o", capture];
+    arguments.extend(more);
+    Tool::new(&arguments).succeed();
 }
 
 fn detach(target: &Target) {
@@ -169,11 +176,21 @@ fn modules_that_come_and_go_are_followed() {
 per_interpreter!(upstreams_reader_merges_native_and_python_frames);
 
 fn upstreams_reader_merges_native_and_python_frames(python: &Interpreter) {
+    assert_upstream_merges(python, &[]);
+}
+
+per_interpreter!(upstreams_reader_merges_native_frames_of_places);
+
+fn upstreams_reader_merges_native_frames_of_places(python: &Interpreter) {
+    assert_upstream_merges(python, &["--aggregate"]);
+}
+
+fn assert_upstream_merges(python: &Interpreter, more: &[&str]) {
     let (Some(mut target), Some(reader)) = (target(python), upstream::python()) else {
         return;
     };
     let capture = target.dir.file("capture.bin");
-    attach(&target, &capture);
+    attach_with(&target, &capture, more);
     target.ask("all", "done");
     detach(&target);
     let output = upstream::script(reader, "native.py", &[&capture]);
@@ -222,10 +239,19 @@ fn upstreams_reader_merges_native_and_python_frames(python: &Interpreter) {
     );
 }
 
-/// The library's file is gone before the names are taken, from the very file that was mapped; the report needs nothing but
-/// the capture.
 #[test]
 fn names_are_in_the_capture() {
+    assert_names_are_in_the_capture(&[]);
+}
+
+#[test]
+fn names_are_in_the_capture_of_places() {
+    assert_names_are_in_the_capture(&["--aggregate"]);
+}
+
+/// The library's file is gone before the names are taken, from the very file that was mapped; the report needs nothing but
+/// the capture.
+fn assert_names_are_in_the_capture(more: &[&str]) {
     let (Some(python), Some(library)) = (interpreters::any(), native::library("native_frames.c", &["-g"])) else {
         return;
     };
@@ -234,7 +260,7 @@ fn names_are_in_the_capture() {
     std::fs::copy(&library, &own).expect("a copy of the library");
     let mut target = Target::spawn_in(dir, &python, "native_frames.py", &[&own]);
     let capture = target.dir.file("capture.bin");
-    attach(&target, &capture);
+    attach_with(&target, &capture, more);
     std::fs::remove_file(&own).expect("remove the library");
     std::fs::write(&own, "another file of this name").expect("a file");
     target.ask("all", "done");
@@ -251,6 +277,8 @@ fn names_are_in_the_capture() {
         "python_between at ",
         "start_thread at ",
         "outer at ",
+        // Those on an alternate stack, of a coroutine, and behind code that no table knows.
+        "native stacks could not be followed to their ends",
     ] {
         output.assert_says(text);
     }

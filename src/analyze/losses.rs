@@ -42,12 +42,17 @@ pub enum LossCause {
     Stackless,
     ImpliedFrees,
     Corrupt,
+    NativeStacksCut,
+    NativeModulesFull,
 }
 
 impl LossCause {
     /// Whether such an event is missing from the capture; others came, but not whole, or late.
     pub fn is_lost_event(self) -> bool {
-        !matches!(self, Self::Stackless | Self::ImpliedFrees | Self::Corrupt)
+        !matches!(
+            self,
+            Self::Stackless | Self::ImpliedFrees | Self::Corrupt | Self::NativeStacksCut | Self::NativeModulesFull
+        )
     }
 }
 
@@ -73,6 +78,8 @@ pub fn loss_causes(losses: &Losses) -> Vec<Loss> {
         (LossCause::Stackless, losses.stackless),
         (LossCause::ImpliedFrees, losses.implied_frees),
         (LossCause::Corrupt, losses.corrupt),
+        (LossCause::NativeStacksCut, losses.native_stacks_cut),
+        (LossCause::NativeModulesFull, losses.native_modules_full),
     ];
     let some = counts.into_iter().filter(|&(_, count)| count > 0);
     some.map(|(cause, count)| Loss { cause, count }).collect()
@@ -116,6 +123,8 @@ mod tests {
             stackless: 512,
             implied_frees: 1024,
             corrupt: 2048,
+            native_stacks_cut: 4096,
+            native_modules_full: 8192,
         };
         let found = losses(&causes);
         assert_eq!(
@@ -126,7 +135,7 @@ mod tests {
         let causes_found = loss_causes(&causes);
         let lost = causes_found.iter().filter(|loss| loss.cause.is_lost_event());
         assert_eq!(lost.map(|loss| loss.count).sum::<u64>(), found.total_count());
-        assert_eq!(causes_found.len(), 12);
+        assert_eq!(causes_found.len(), 14);
         assert_eq!(loss_causes(&Losses::default()), []);
         assert_eq!(
             losses(&Losses {

@@ -17,7 +17,7 @@ use super::{
     stack_table::StackTable,
     token::{self, aggregated},
     varint::{put, put_signed},
-    writer::put_code_object,
+    writer::{ModuleSegments, put_code_object, put_module, put_segment},
 };
 
 /// The target's memory at a moment.
@@ -47,6 +47,59 @@ impl Section {
     }
 }
 
+/// Most bytes of memory maps that are kept; native frames of later epochs have none.
+const MAPS_BYTES_MAX: usize = 64 << 20;
+
+/// Memory maps, one for each epoch: within one, modules are only ever added.
+#[derive(Default)]
+struct Maps {
+    /// Encoded.
+    groups: Vec<Arc<[u8]>>,
+    /// How many native frames there were when each epoch but the last ended.
+    ends: Vec<u32>,
+    bytes: usize,
+    is_new_epoch: bool,
+}
+
+impl Maps {
+    fn begin_epoch(&mut self, native_frames_count: u32) {
+        // One without a map, or without a frame, is none.
+        if self.groups.is_empty() || self.ends.last().copied().unwrap_or(0) == native_frames_count {
+            return;
+        }
+        if !self.is_new_epoch && self.bytes < MAPS_BYTES_MAX {
+            self.ends.push(native_frames_count);
+            self.is_new_epoch = true;
+        }
+    }
+
+    fn replace_last(&mut self, modules: &[ModuleSegments]) {
+        if self.bytes >= MAPS_BYTES_MAX {
+            return;
+        }
+        let mut group = vec![token::MEMORY_MAP_START];
+        for module in modules {
+            put_module(&mut group, module);
+            for segment in &module.segments {
+                put_segment(&mut group, segment);
+            }
+        }
+        if !std::mem::take(&mut self.is_new_epoch) {
+            self.bytes -= self.groups.pop().map_or(0, |last| last.len());
+        }
+        self.bytes += group.len();
+        self.groups.push(group.into());
+    }
+
+    /// Generations are numbered from 1.
+    fn generation(&self, native_frame: u64) -> u64 {
+        match native_frame {
+            0 => 0,
+            frame => 1 + self.ends.partition_point(|end| u64::from(*end) < frame) as u64,
+        }
+    }
+}
+
 /// What an aggregated capture consists of, but for what the places hold.
 pub struct AggregatedWriter {
     header: Header,
@@ -54,6 +107,11 @@ pub struct AggregatedWriter {
     thread_names: BTreeMap<u64, String>,
     code_objects: Section,
     last_firstlineno: i32,
+    native_frames: Section,
+    last_ip: u64,
+    last_parent: u64,
+    native_frames_count: u32,
+    maps: Maps,
     python_frames: Section,
     frames_count: usize,
     python_traces: Section,
@@ -67,13 +125,17 @@ impl AggregatedWriter {
             header: Header {
                 file_format: FileFormat::AggregatedAllocations,
                 allocations_count: 0,
-                native_traces: false,
                 ..header
             },
             stacks: StackTable::new(),
             thread_names: BTreeMap::new(),
             code_objects: Section::default(),
             last_firstlineno: 0,
+            native_frames: Section::default(),
+            last_ip: 0,
+            last_parent: 0,
+            native_frames_count: 0,
+            maps: Maps::default(),
             python_frames: Section::default(),
             frames_count: 0,
             python_traces: Section::default(),
@@ -97,6 +159,35 @@ impl AggregatedWriter {
     /// Gives a stack the frames of another.
     pub fn define_alias(&mut self, stack: u32, other: u32) {
         self.stacks.alias(stack, other);
+    }
+
+    /// As [`super::Writer::native_frame`].
+    pub fn native_frame(&mut self, ip: u64, parent: u32) -> u32 {
+        if !self.header.native_traces {
+            return 0;
+        }
+        let out = &mut self.native_frames.open;
+        out.push(token::NATIVE_FRAME);
+        put_signed(out, ip.wrapping_sub(self.last_ip) as i64);
+        put_signed(out, u64::from(parent).wrapping_sub(self.last_parent) as i64);
+        (self.last_ip, self.last_parent) = (ip, parent.into());
+        self.native_frames_count += 1;
+        self.native_frames_count
+    }
+
+    /// Addresses may mean something else from here on.
+    pub fn begin_native_epoch(&mut self) {
+        self.maps.begin_epoch(self.native_frames_count);
+    }
+
+    /// Where modules lie now.
+    pub fn memory_map(&mut self, modules: &[ModuleSegments]) {
+        self.maps.replace_last(modules);
+    }
+
+    /// In which memory map a native frame's modules are.
+    pub fn generation(&self, native_frame: u64) -> u64 {
+        self.maps.generation(native_frame)
     }
 
     /// Names a thread; the last name counts.
@@ -126,7 +217,12 @@ impl AggregatedWriter {
             names.push(token::THREAD);
             put_cstr(&mut names, name);
         }
-        let sections = [&mut self.code_objects, &mut self.python_frames, &mut self.python_traces];
+        let sections = [
+            &mut self.code_objects,
+            &mut self.native_frames,
+            &mut self.python_frames,
+            &mut self.python_traces,
+        ];
         Image {
             header: Header {
                 end_ms,
@@ -134,6 +230,7 @@ impl AggregatedWriter {
             },
             snapshots,
             names,
+            maps: self.maps.groups.clone(),
             sections: sections.map(Section::seal),
             places,
             appendix,
@@ -171,7 +268,8 @@ pub struct Image {
     header: Header,
     snapshots: Vec<MemorySnapshot>,
     names: Vec<u8>,
-    sections: [Vec<Arc<[u8]>>; 3],
+    maps: Vec<Arc<[u8]>>,
+    sections: [Vec<Arc<[u8]>>; 4],
     places: Vec<AggregatedAllocation>,
     appendix: Appendix,
 }
@@ -190,7 +288,7 @@ impl Image {
             sink.put(&record);
         }
         sink.put(&self.names);
-        for chunk in self.sections.iter().flatten() {
+        for chunk in self.maps.iter().chain(self.sections.iter().flatten()) {
             sink.put(chunk);
         }
         for place in &self.places {

@@ -50,8 +50,6 @@ pub struct Appendix {
     pub tool: String,
     /// Address space that stays in the target.
     pub left_over_bytes: u64,
-    /// Different native stacks whose outermost frame was not reached.
-    pub native_stacks_cut: u64,
     /// The names behind native frames.
     pub native: Option<NativeSymbols>,
     /// Threads: number in the records, kernel id as the target sees it, last name. Of several that one after another
@@ -116,6 +114,10 @@ pub struct Losses {
     pub implied_frees: u64,
     /// Records that break the contract.
     pub corrupt: u64,
+    /// Different native stacks whose outermost frame was not reached.
+    pub native_stacks_cut: u64,
+    /// Modules whose unwind tables found no room: native stacks end in them.
+    pub native_modules_full: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -165,17 +165,10 @@ impl Writer {
         self.sink.buffer().push(token::MEMORY_MAP_START);
         for module in modules {
             self.make_room(module.filename.len() + SMALL_RECORD_BYTES_MAX);
-            let out = self.sink.buffer();
-            out.push(token::SEGMENT_HEADER);
-            put_cstr(out, &module.filename);
-            put(out, module.segments.len() as u64);
-            out.extend_from_slice(&module.address.to_le_bytes());
-            for (vaddr, bytes) in &module.segments {
+            put_module(self.sink.buffer(), module);
+            for segment in &module.segments {
                 self.make_room(SMALL_RECORD_BYTES_MAX);
-                let out = self.sink.buffer();
-                out.push(token::SEGMENT);
-                out.extend_from_slice(&vaddr.to_le_bytes());
-                put(out, *bytes);
+                put_segment(self.sink.buffer(), segment);
             }
         }
     }
@@ -376,6 +369,20 @@ impl Writer {
             put(self.sink.buffer(), zigzag(delta as i64));
         }
     }
+}
+
+/// A module without its segments, which have to follow.
+pub fn put_module(out: &mut Vec<u8>, module: &ModuleSegments) {
+    out.push(token::SEGMENT_HEADER);
+    put_cstr(out, &module.filename);
+    put(out, module.segments.len() as u64);
+    out.extend_from_slice(&module.address.to_le_bytes());
+}
+
+pub fn put_segment(out: &mut Vec<u8>, (vaddr, bytes): &(u64, u64)) {
+    out.push(token::SEGMENT);
+    out.extend_from_slice(&vaddr.to_le_bytes());
+    put(out, *bytes);
 }
 
 /// The interpreter's table as the capture has it.

@@ -107,7 +107,7 @@ struct AttachArgs {
     #[arg(long, hide = true, conflicts_with = "no_compress")]
     compress_on_exit: bool,
     /// Record native stacks, too: of C, C++ and Rust code that allocates
-    #[arg(long, conflicts_with = "aggregate")]
+    #[arg(long)]
     native: bool,
     /// Return once tracking is live and go on in the background [default with -o and no --duration]
     #[arg(long, conflicts_with = "foreground")]

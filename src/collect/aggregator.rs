@@ -5,11 +5,18 @@
 
 use super::series::Series;
 use crate::analyze::Heap;
-use crate::capture::{AggregatedAllocation, AggregatedWriter, Appendix, Event, Frame, Header, Image, MemorySnapshot};
+use crate::capture::{
+    AggregatedAllocation, AggregatedWriter, Appendix, Event, Frame, Header, Image, MemorySnapshot, ModuleSegments,
+};
 use wire::Allocator;
+
+/// Stack numbers from here on have no native frames; they would not be dense.
+const STACKS_MAX: usize = 1 << 28;
 
 pub struct Aggregator {
     writer: AggregatedWriter,
+    /// Stack number to native frame; shorter where the rest have none.
+    natives: Vec<u32>,
     heap: Heap,
     snapshots: Series<MemorySnapshot>,
 }
@@ -19,6 +26,7 @@ impl Aggregator {
     pub fn new(header: Header) -> Self {
         Self {
             writer: AggregatedWriter::new(header),
+            natives: Vec::new(),
             heap: Heap::by_thread_and_native_frame(),
             snapshots: Series::default(),
         }
@@ -32,7 +40,7 @@ impl Aggregator {
             native_frame: place.native_frame,
             // A stack here is a trace.
             python_trace: place.stack.into(),
-            native_segment_generation: 0,
+            native_segment_generation: self.writer.generation(place.native_frame),
             high_water_mark_count: peak.blocks,
             leaked_count: now.blocks,
             high_water_mark_bytes: peak.bytes,
@@ -51,9 +59,32 @@ impl Aggregator {
         self.writer.define_stack(stack, frames_root_to_leaf);
     }
 
-    /// Places have no native frames.
-    pub fn define_pair(&mut self, stack: u32, python_stack: u32, _native_frame: u32) {
+    /// Gives a stack the Python frames of another and a native frame, the innermost.
+    pub fn define_pair(&mut self, stack: u32, python_stack: u32, native_frame: u32) {
         self.writer.define_alias(stack, python_stack);
+        let index = stack as usize;
+        if native_frame == 0 || index >= STACKS_MAX {
+            return;
+        }
+        if self.natives.len() <= index {
+            self.natives.resize(index + 1, 0);
+        }
+        self.natives[index] = native_frame;
+    }
+
+    /// As [`AggregatedWriter::native_frame`].
+    pub fn native_frame(&mut self, ip: u64, parent: u32) -> u32 {
+        self.writer.native_frame(ip, parent)
+    }
+
+    /// As [`AggregatedWriter::begin_native_epoch`].
+    pub fn begin_native_epoch(&mut self) {
+        self.writer.begin_native_epoch();
+    }
+
+    /// As [`AggregatedWriter::memory_map`].
+    pub fn memory_map(&mut self, modules: &[ModuleSegments]) {
+        self.writer.memory_map(modules);
     }
 
     pub fn thread_name(&mut self, tid: u64, name: &str) {
@@ -61,6 +92,7 @@ impl Aggregator {
     }
 
     pub fn allocation(&mut self, tid: u64, address: u64, size: u64, allocator: Allocator, stack: u32) {
+        let native_frame = self.natives.get(stack as usize).copied().unwrap_or(0).into();
         let stack = self.writer.trace(stack);
         self.heap.apply(&Event::Allocation {
             tid,
@@ -68,7 +100,7 @@ impl Aggregator {
             size,
             allocator: allocator as u8,
             stack,
-            native_frame: 0,
+            native_frame,
         });
     }
 

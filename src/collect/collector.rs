@@ -199,6 +199,7 @@ impl Collector {
     /// See [`NativeStacks::begin_epoch`].
     pub fn begin_native_epoch(&mut self) {
         self.native.begin_epoch();
+        self.recorder.begin_native_epoch();
     }
 
     pub fn recorder(&mut self) -> &mut Recorder {
@@ -240,6 +241,7 @@ impl Collector {
             stackless: self.counters.stackless,
             implied_frees: self.counters.implied_frees,
             corrupt: self.counters.corrupt,
+            ..Losses::default()
         }
     }
 

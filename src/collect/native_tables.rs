@@ -71,11 +71,11 @@ impl NativeTables {
         Some(RowsPlace { first, count })
     }
 
-    /// Makes these the modules in which rules are found, in any order. False if there are more than the index holds.
-    pub fn publish(&mut self, modules: &[IndexedModule]) -> bool {
+    /// Makes these the modules in which rules are found, in any order. Gives how many are more than the index holds.
+    pub fn publish(&mut self, modules: &[IndexedModule]) -> usize {
         let mut modules = modules.to_vec();
         modules.sort_by_key(|module| module.start);
-        let fits = modules.len() <= MODULES_MAX;
+        let left_out = modules.len().saturating_sub(MODULES_MAX);
         modules.truncate(MODULES_MAX);
         let generation = self.current.generation.wrapping_add(1);
         self.current = Current {
@@ -102,7 +102,7 @@ impl NativeTables {
         for entry in 0..CACHE_ENTRIES as u64 {
             self.word(CACHE_OFFSET + 8 * entry).store(0, Ordering::Relaxed);
         }
-        fits
+        left_out
     }
 
     fn word(&self, offset: u64) -> &AtomicU64 {

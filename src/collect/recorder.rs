@@ -38,17 +38,19 @@ impl Recorder {
 
     /// As [`Writer::native_frame`].
     pub fn native_frame(&mut self, ip: u64, parent: u32) -> u32 {
-        match self {
-            Self::Stream(writer) => writer.native_frame(ip, parent),
-            Self::Aggregate(_) => 0,
-        }
+        either!(self, it => it.native_frame(ip, parent))
     }
 
     /// As [`Writer::memory_map`].
     pub fn memory_map(&mut self, modules: &[ModuleSegments]) {
+        either!(self, it => it.memory_map(modules));
+    }
+
+    /// Addresses may mean something else from here on. In a stream the memory map that follows says so.
+    pub fn begin_native_epoch(&mut self) {
         match self {
-            Self::Stream(writer) => writer.memory_map(modules),
-            Self::Aggregate(_) => {}
+            Self::Stream(_) => {}
+            Self::Aggregate(aggregator) => aggregator.begin_native_epoch(),
         }
     }
 

@@ -133,6 +133,20 @@ fn words(cause: LossCause, is_one: bool) -> (&'static str, &'static str) {
             of("record made no sense", "records made no sense"),
             "the process wrote into memray's memory, and the figures may be wrong",
         ),
+        LossCause::NativeStacksCut => (
+            of(
+                "native stack could not be followed to its end",
+                "native stacks could not be followed to their ends",
+            ),
+            "their outer native frames are missing below",
+        ),
+        LossCause::NativeModulesFull => (
+            of(
+                "library's unwind table found no room",
+                "libraries' unwind tables found no room",
+            ),
+            "native stacks end in it",
+        ),
     }
 }
 

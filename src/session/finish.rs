@@ -6,7 +6,6 @@ use super::error::Error;
 use super::exchange;
 use super::follow::{Family, Follow};
 use super::guardian::Guardian;
-use super::native::Native;
 use super::place::withdraw;
 use super::repair::{self, restore_slots};
 use super::sampler::now_ms;
@@ -87,10 +86,7 @@ impl Session {
         if let Some(sample) = self.sampler.sample(self.own_bytes()) {
             self.samples.push_last(sample);
         }
-        let losses = self.collector.losses();
-        if let Some(native) = &mut self.native {
-            native.note_cut_stacks();
-        }
+        let losses = self.losses();
         self.free_region();
         let mut left_over_bytes = 0;
         if is_there {
@@ -106,7 +102,6 @@ impl Session {
             (Some(before), Some(after)) => after.saturating_sub(before),
             _ => 0,
         };
-        self.warnings.extend(self.native.as_ref().and_then(Native::warning));
         let mut appendix = self.appendix(losses, target_end, left_over_bytes);
         appendix.window_end = end.condition();
         // The target is free by now: these take their time.
@@ -271,7 +266,6 @@ impl Session {
             target_end: target_end.map(|end| end.to_string()),
             tool: format!("memray {}", env!("CARGO_PKG_VERSION")),
             left_over_bytes,
-            native_stacks_cut: self.native.as_ref().map_or(0, Native::cut_stacks),
             threads: self
                 .collector
                 .thread_list()

@@ -173,7 +173,7 @@ impl Session {
             allocations_count: counters.allocations,
             frees_count: counters.frees,
             live_bytes: counters.live_bytes,
-            losses: self.collector.losses(),
+            losses: self.losses(),
             ..Record::default()
         }
     }

@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::hooking::Hooks;
 use super::native_symbols::name_frames;
-use crate::capture::{ModuleSegments, NativeSymbols};
+use crate::capture::{Losses, ModuleSegments, NativeSymbols};
 use crate::collect::{Collector, IndexedModule, NativeTables, Recorder, RowsPlace};
 use crate::unwind::{Rows, rows};
 use inject::{Mapping, Module, Process, RemoteAddr};
@@ -69,8 +69,8 @@ pub struct Native {
     known: Vec<Known>,
     /// The modules of each epoch, the last one's as they are now.
     epochs: Vec<Vec<Module>>,
-    is_full: bool,
-    cut_stacks: u64,
+    /// Modules whose rows found no room.
+    full_modules: u64,
     /// Of the tables, by the target, as of the last look.
     touched_bytes: u64,
 }
@@ -109,8 +109,7 @@ impl Native {
             },
             known: Vec::new(),
             epochs: vec![Vec::new()],
-            is_full: false,
-            cut_stacks: 0,
+            full_modules: 0,
             touched_bytes: 0,
         };
         for (identity, rows) in &prepared.rows {
@@ -180,20 +179,10 @@ impl Native {
         self.touched_bytes
     }
 
-    /// What to warn of at the end of the window.
-    pub fn warning(&self) -> Option<String> {
-        self.is_full
-            .then(|| "native stacks end early in some modules: their unwind tables found no room".to_owned())
-    }
-
-    /// Different stacks whose outermost frame was not reached, as of the last [`Self::note_cut_stacks`].
-    pub fn cut_stacks(&self) -> u64 {
-        self.cut_stacks
-    }
-
-    /// Before the tables are freed.
-    pub fn note_cut_stacks(&mut self) {
-        self.cut_stacks = self.tables.header().cut_stacks.load(Ordering::Relaxed);
+    /// Adds what native stacks lack. The tables must still be there.
+    pub fn count_losses(&self, losses: &mut Losses) {
+        losses.native_stacks_cut = self.tables.header().cut_stacks.load(Ordering::Relaxed);
+        losses.native_modules_full = self.full_modules;
     }
 
     fn keep(&mut self, identity: Identity, rows: &Rows) {
@@ -201,7 +190,7 @@ impl Native {
             None
         } else {
             let place = self.tables.append(&rows.words);
-            self.is_full |= place.is_none();
+            self.full_modules += u64::from(place.is_none());
             place.map(|place| (place, rows.start, rows.end))
         };
         self.places.insert(identity, place);
@@ -223,7 +212,8 @@ impl Native {
                 })
             })
             .collect();
-        self.is_full |= !self.tables.publish(&indexed);
+        let left_out = self.tables.publish(&indexed);
+        self.full_modules = self.full_modules.max(left_out as u64);
     }
 
     /// The main thread's stack: its end, and how far down it can grow as things are.

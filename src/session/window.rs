@@ -8,7 +8,7 @@ use super::sampler::now_ms;
 use super::signals::Signals;
 use super::target;
 use crate::analyze::losses;
-use crate::capture::{Appendix, WriteError};
+use crate::capture::{Appendix, Losses, WriteError};
 use crate::collect::{Recorder, Which};
 use crate::ui::ProgressState;
 use crate::ui::format::bytes_short;
@@ -240,7 +240,7 @@ impl Session {
         // Without an end: the window is still open.
         let appendix = Appendix {
             detached_ms: 0,
-            ..self.appendix(self.collector.losses(), None, 0)
+            ..self.appendix(self.losses(), None, 0)
         };
         match (&mut self.checkpoint, self.collector.recorder()) {
             (Some(checkpoint), Recorder::Aggregate(aggregator)) => {
@@ -263,6 +263,15 @@ impl Session {
     pub(super) fn own_bytes(&self) -> u64 {
         let tables_bytes = self.native.as_ref().map_or(0, Native::touched_bytes);
         self.collector.region_touched_bytes() + self.landing.header.landing_bytes + tables_bytes
+    }
+
+    /// What was not recorded so far, by cause.
+    pub(super) fn losses(&self) -> Losses {
+        let mut losses = self.collector.losses();
+        if let Some(native) = &self.native {
+            native.count_losses(&mut losses);
+        }
+        losses
     }
 
     /// One sample of RSS into the capture; 0 once the target is gone.

@@ -16,6 +16,8 @@ def functions(stack):
 
 reader = memray.FileReader(sys.argv[1])
 print("has_native_traces\t%s\t" % reader.metadata.has_native_traces)
-for record in reader.get_allocation_records():
+is_aggregated = reader.metadata.file_format == memray.FileFormat.AGGREGATED_ALLOCATIONS
+records = reader.get_leaked_allocation_records(merge_threads=False) if is_aggregated else reader.get_allocation_records()
+for record in records:
     if record.allocator not in FREES and 700_000 < record.size < 710_000:
         print("%d\t%s\t%s" % (record.size, functions(record.hybrid_stack_trace()), functions(record.native_stack_trace())))

@@ -182,6 +182,7 @@ fn the_appendix_comes_back_from_both_kinds_of_file() {
         losses: Losses {
             allocations_full: 3,
             dead_slots: 1,
+            native_stacks_cut: 3,
             ..Losses::default()
         },
         old_frees: OldFrees {
@@ -200,7 +201,6 @@ fn the_appendix_comes_back_from_both_kinds_of_file() {
         target_end: Some("killed by SIGKILL".into()),
         window_end: None,
         tool: "memray 0.1.0".into(),
-        native_stacks_cut: 3,
         native: Some(NativeSymbols {
             names: vec!["f".into(), "x.c".into()],
             places: vec![vec![[0, 1, 7]]],
