@@ -295,6 +295,43 @@ fn assert_names_are_in_the_capture(more: &[&str]) {
     output.assert_says("python_between at ");
 }
 
+/// A row for each line that wanted memory, be it native, with the line of Python's that led there; how the interpreter and
+/// the C library then got it is of no interest.
+#[test]
+fn the_answer_names_native_lines_and_who_called_them() {
+    let (Some(python), Some(library)) = (interpreters::any(), native::library("native_frames.c", &["-g"])) else {
+        return;
+    };
+    for more in [&["-o"][..], &["--aggregate", "-o"], &["-o", "/dev/null", "-f"]] {
+        let mut target = Target::spawn(&python, "native_frames.py", &[&library]);
+        let pid = target.pid_text();
+        let capture = target.dir.file("capture.bin");
+        let mut arguments = vec!["attach", &pid, "--native", "--foreground", "-q"];
+        arguments.extend(more);
+        if more.last() == Some(&"-o") {
+            arguments.push(&capture);
+        }
+        let attach = Tool::new(&arguments).env("COLUMNS", "200").spawn();
+        target.wait_until_tracked();
+        target.ask("all", "done");
+        attach.signal(Signal::SIGINT);
+        let answer = attach.wait();
+        answer.assert_code(0);
+        target.assert_free();
+        let lines: Vec<&str> = answer.stdout.lines().collect();
+        let row = lines
+            .iter()
+            .position(|line| line.contains("noted at ") && line.contains("native_frames.c:"));
+        let row = row.unwrap_or_else(|| panic!("no native line\n{}", answer.describe()));
+        assert!(lines[row + 1].contains("from <module> at "), "{}", answer.describe());
+        answer.assert_says("native stacks could not be followed to their ends");
+        for allocator in ["malloc at", "PyMem", "PyObject"] {
+            assert!(!answer.stdout.contains(allocator), "{}", answer.describe());
+        }
+        assert!(target.finish().success());
+    }
+}
+
 #[test]
 fn a_capture_without_native_stacks_is_said_to_have_none() {
     let Some(python) = interpreters::any() else { return };

@@ -5,6 +5,8 @@
 pub enum Origin {
     /// No frame was known.
     Unknown,
+    /// Native code that lies nowhere in particular.
+    Native,
     /// Python's standard library, frozen modules included.
     StandardLibrary,
     /// Installed packages.
@@ -18,7 +20,10 @@ pub enum Origin {
 impl Origin {
     /// Whether a reader of the report wants to know which line of theirs led here.
     pub fn is_library(self) -> bool {
-        matches!(self, Self::StandardLibrary | Self::SitePackages | Self::Generated)
+        matches!(
+            self,
+            Self::Native | Self::StandardLibrary | Self::SitePackages | Self::Generated
+        )
     }
 }
 
@@ -53,8 +58,22 @@ impl Origins<'_> {
         if is_below(file, self.libdest) || self.libdest.is_empty() && has_python_directory(file) {
             return Origin::StandardLibrary;
         }
+        if is_native(file) {
+            return Origin::Native;
+        }
         Origin::Application
     }
+}
+
+/// Whether it is native code's: a source file, or the library itself where that is all that is known.
+fn is_native(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    let sources = ["c", "cc", "cpp", "cxx", "h", "hh", "hpp", "S", "rs", "pyx", "so"];
+    // `libxml2.so.2.9.14`.
+    let is_version = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let has_version = name.split_once(".so.").is_some_and(|(_, version)| is_version(version));
+    sources.contains(&extension) || has_version || file == "[vdso]"
 }
 
 /// Whether `file` lies in `directory` or deeper.
@@ -107,6 +126,13 @@ mod tests {
             ("/srv/app/lib/python3.11/main.py", Origin::Application),
             ("app.py", Origin::Application),
             ("<frozen importlib._bootstrap>", Origin::StandardLibrary),
+            ("/usr/lib/libxml2.so.2.9.14", Origin::Native),
+            ("/usr/lib/python3.11/lib-dynload/_json.so", Origin::StandardLibrary),
+            ("/opt/extra/numpy/_core.so", Origin::SitePackages),
+            ("src/alloc.c", Origin::Native),
+            ("/rustc/abc/library/alloc/src/vec/mod.rs", Origin::Native),
+            ("[vdso]", Origin::Native),
+            ("/srv/app.so.py", Origin::Application),
             ("<string>", Origin::Generated),
             ("<stdin>", Origin::Generated),
             ("", Origin::Unknown),

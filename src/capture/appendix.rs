@@ -83,6 +83,8 @@ pub struct NativeSymbols {
     /// What an address is in, functions that were inlined there included, innermost first: numbers of function and file
     /// among the names, and line.
     pub places: Vec<Vec<[u32; 3]>>,
+    /// Of each place in their order: number of its module's path among the names.
+    pub modules: Vec<u32>,
     /// Of each native frame of the capture in its order: number of its place, from 1, or 0 where nothing is known.
     pub frames: Vec<u32>,
 }

@@ -44,6 +44,42 @@ impl HybridStacks {
     }
 }
 
+/// Without the innermost frames that say how memory is had rather than who wants it: the interpreter's, the C library's
+/// and other allocators'. A stack that consists of such is left as it is.
+pub fn without_allocators(mut frames: Vec<Location<'_>>) -> Vec<Location<'_>> {
+    let is_wanted = |frame: &Location| frame.module.is_none_or(|module| !has_allocators(module));
+    if let Some(first) = frames.iter().position(is_wanted) {
+        frames.drain(..first);
+    }
+    frames
+}
+
+/// Whether this module is an interpreter, a library of the C or C++ language, or an allocator in its place.
+fn has_allocators(module: &str) -> bool {
+    let name = module.rsplit('/').next().unwrap_or_default();
+    let name = name.strip_prefix("lib").unwrap_or(name);
+    let is_python = name.strip_prefix("python").is_some_and(|rest| {
+        let rest = rest.trim_start_matches(|character: char| character.is_ascii_digit() || ".td".contains(character));
+        matches!(rest, "" | "m" | "so" | "m.so") || rest.starts_with("so")
+    });
+    let others = [
+        "c",
+        "stdc++",
+        "gcc_s",
+        "pthread",
+        "jemalloc",
+        "tcmalloc",
+        "tcmalloc_minimal",
+        "mimalloc",
+    ];
+    // `libc.so.6`, and `libc-2.31.so` of older ones.
+    let is_other = |other: &str| {
+        let rest = name.strip_prefix(other);
+        rest.is_some_and(|rest| rest.starts_with(".so") || rest.starts_with('-') && rest.ends_with(".so"))
+    };
+    is_python || others.iter().any(|other| is_other(other)) || name.starts_with("ld-linux")
+}
+
 /// Whether this function is the interpreter's loop.
 fn is_interpreter_loop(function: &str) -> bool {
     function == "_PyEval_EvalFrameDefault" || function.starts_with("_TAIL_CALL_")
@@ -85,6 +121,7 @@ mod tests {
             line: 1,
             code_id: 0,
             is_entry,
+            module: None,
         }
     }
 
@@ -110,6 +147,63 @@ mod tests {
             merged(&[("main", true)], &["x", LOOP, LOOP, "_start"]),
             ["x", "main", "_start"]
         );
+    }
+
+    #[test]
+    fn allocators_are_left_out_inside_of_who_calls_them_only() {
+        let native = |function, module| Location {
+            module: Some(module),
+            ..frame(function, false)
+        };
+        let python = "/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0";
+        let stack = vec![
+            native("_PyMem_RawMalloc", python),
+            native(
+                "scan_once",
+                "/usr/lib/python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so",
+            ),
+            native("_PyObject_Call", python),
+            frame("main", true),
+        ];
+        let names = |frames: Vec<Location>| -> Vec<String> {
+            without_allocators(frames)
+                .iter()
+                .map(|frame| frame.function.to_owned())
+                .collect()
+        };
+        assert_eq!(names(stack), ["scan_once", "_PyObject_Call", "main"]);
+        assert_eq!(names(vec![native("a", python), frame("main", true)]), ["main"]);
+        assert_eq!(
+            names(vec![native("a", python), native("b", "/lib/libc.so.6")]),
+            ["a", "b"]
+        );
+        assert_eq!(names(vec![frame("main", true)]), ["main"]);
+        assert_eq!(names(Vec::new()), [""; 0]);
+        for module in [
+            "/usr/bin/python3.11",
+            "python3",
+            "/opt/bin/python3.13t",
+            "/opt/lib/libpython3.8.so.1.0",
+            "/opt/lib/libpython3.so",
+            "/lib/x86_64-linux-gnu/libc.so.6",
+            "/lib/libc-2.31.so",
+            "/usr/lib/libstdc++.so.6.0.30",
+            "/usr/lib/libjemalloc.so.2",
+            "/usr/lib/libtcmalloc_minimal.so.4",
+            "/lib64/ld-linux-x86-64.so.2",
+        ] {
+            assert!(has_allocators(module), "{module}");
+        }
+        for module in [
+            "",
+            "/usr/lib/libcrypto.so.3",
+            "/usr/bin/pythonic",
+            "/x/libcurl.so.4",
+            "/x/_multiarray.so",
+            "/x/libffi.so.8",
+        ] {
+            assert!(!has_allocators(module), "{module}");
+        }
     }
 
     #[test]

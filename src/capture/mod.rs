@@ -38,7 +38,7 @@ pub use appendix::{Appendix, Losses, NativeSymbols, OldFrees, Sample, SourceFile
 pub use error::{Damage, ReadError, WriteError};
 pub use frames::Frame;
 pub use header::{FileFormat, Header, allocator_name, python_allocator_name};
-pub use hybrid::HybridStacks;
+pub use hybrid::{HybridStacks, without_allocators};
 pub use lines::LineTableFormat;
 pub use reader::{Event, Held, Location, Reader, StackIndex};
 pub use record::{AggregatedAllocation, RawRecord};

@@ -74,6 +74,8 @@ pub struct Location<'a> {
     /// Key into [`Appendix::qualnames`].
     pub code_id: u64,
     pub is_entry: bool,
+    /// Of a native frame: path of the library or program that it is in, empty where unknown. `None`: a Python frame.
+    pub module: Option<&'a str>,
 }
 
 /// Reads the events of one capture. Stacks, names and lines stay available after the last event.
@@ -335,24 +337,24 @@ impl Reader {
         });
         numbers.flat_map(move |number| {
             let place = symbols.and_then(|symbols| {
-                let place = *symbols.frames.get(number - 1)? as usize;
-                symbols.places.get(place.checked_sub(1)?)
+                let place = (*symbols.frames.get(number - 1)? as usize).checked_sub(1)?;
+                Some((symbols.places.get(place)?, symbols.modules.get(place)))
             });
             let unknown: &[[u32; 3]] = &[[u32::MAX, u32::MAX, 0]];
-            let frames = place.map_or(unknown, Vec::as_slice).iter();
-            frames.map(move |&[function, file, line]| {
-                let name = |number: u32| {
-                    symbols
-                        .and_then(|it| it.names.get(number as usize))
-                        .map_or("", String::as_str)
-                };
-                Location {
-                    function: name(function),
-                    file: name(file),
-                    line: line.try_into().unwrap_or(0),
-                    code_id: 0,
-                    is_entry: false,
-                }
+            let name = move |number: u32| {
+                symbols
+                    .and_then(|it| it.names.get(number as usize))
+                    .map_or("", String::as_str)
+            };
+            let frames = place.map_or(unknown, |(frames, _)| frames.as_slice()).iter();
+            let module = place.and_then(|(_, module)| module).map_or("", |module| name(*module));
+            frames.map(move |&[function, file, line]| Location {
+                function: name(function),
+                file: name(file),
+                line: line.try_into().unwrap_or(0),
+                code_id: 0,
+                is_entry: false,
+                module: Some(module),
             })
         })
     }
@@ -405,6 +407,7 @@ impl Reader {
                 line: NO_LINE,
                 code_id,
                 is_entry,
+                module: None,
             });
         };
         // Relaxed: whoever computes it computes the same.
@@ -422,6 +425,7 @@ impl Reader {
             line,
             code_id,
             is_entry,
+            module: None,
         })
     }
 }

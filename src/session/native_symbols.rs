@@ -44,18 +44,19 @@ pub fn name_frames(pid: i32, frames: &[Place], epochs: &[Vec<Module>]) -> Native
     ];
     let work: Vec<Work> = by_file.into_values().collect();
     let mut table = Table::default();
-    for (place, named) in resolve_all(&work, &directories) {
-        table.enter(place, &named);
+    for (place, named, module) in resolve_all(&work, &directories) {
+        table.enter(place, &named, module);
     }
     table.finish(frames)
 }
 
-fn resolve_all(work: &[Work], directories: &[PathBuf]) -> Vec<(Place, Vec<NativeFrame>)> {
+/// Names of what each place is in, and the path of its module.
+fn resolve_all<'a>(work: &[Work<'a>], directories: &[PathBuf]) -> Vec<(Place, Vec<NativeFrame>, &'a str)> {
     let until = Instant::now() + SYMBOLIZE_MAX;
     let next = AtomicUsize::new(0);
     let take = || {
         let mut done = Vec::new();
-        while let Some((module, wanted)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(&(module, ref wanted)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
             let addresses: Vec<u64> = wanted.iter().map(|(address, _)| *address).collect();
             let file = module.file().filter(|_| Instant::now() < until);
             let named = match file {
@@ -71,7 +72,12 @@ fn resolve_all(work: &[Work], directories: &[PathBuf]) -> Vec<(Place, Vec<Native
                 }
                 None => vec![vec![unknown(&module.path)]; addresses.len()],
             };
-            done.extend(wanted.iter().map(|(_, place)| *place).zip(named));
+            let places = wanted.iter().map(|(_, place)| *place);
+            done.extend(
+                places
+                    .zip(named)
+                    .map(|(place, named)| (place, named, module.path.as_str())),
+            );
         }
         done
     };
@@ -112,12 +118,14 @@ struct Table {
 }
 
 impl Table {
-    fn enter(&mut self, place: Place, frames: &[NativeFrame]) {
+    fn enter(&mut self, place: Place, frames: &[NativeFrame], module: &str) {
         let named = frames
             .iter()
             .map(|frame| [self.name(&frame.function), self.name(&frame.file), frame.line])
             .collect();
         self.symbols.places.push(named);
+        let module = self.name(module);
+        self.symbols.modules.push(module);
         self.places.insert(place, self.symbols.places.len() as u32);
     }
 

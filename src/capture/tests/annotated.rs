@@ -65,6 +65,7 @@ fn the_example_gives_its_events() {
         line,
         code_id,
         is_entry: true,
+        module: None,
     };
     // Unit 8 lies in the second entry of leaf's table, unit 1 in the first of main's.
     assert_eq!(frames, [location("leaf", 35, 2), location("main", 10, 1)]);

@@ -204,6 +204,7 @@ fn the_appendix_comes_back_from_both_kinds_of_file() {
         native: Some(NativeSymbols {
             names: vec!["f".into(), "x.c".into()],
             places: vec![vec![[0, 1, 7]]],
+            modules: vec![1],
             frames: vec![1, 0],
         }),
         left_over_bytes: 65_536,

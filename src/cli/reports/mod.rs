@@ -14,7 +14,7 @@ use super::ModeArgs;
 use super::failure::Failure;
 use super::say::{note, print};
 use crate::analyze::{Gatherer, LineTable, Location, Mode, Origins, Snapshot, Stacks, arena_bytes, lines, loss_causes};
-use crate::capture::{Damage, FileFormat, HybridStacks, ReadError, Reader, StackIndex};
+use crate::capture::{Damage, FileFormat, HybridStacks, ReadError, Reader, StackIndex, without_allocators};
 use crate::session::Output;
 use crate::{report, ui};
 use std::io::Write;
@@ -94,16 +94,30 @@ fn gather(path: &Path, wanted: Wanted) -> Result<Gathered, Failure> {
     })
 }
 
-/// What was still live at a capture's end, by line.
+/// The same stacks from the line on that wanted the memory, where native frames tell how it got it.
+struct WithoutAllocators<'a>(&'a Gathered);
+
+impl Stacks for WithoutAllocators<'_> {
+    fn frames(&self, tid: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
+        let Gathered { reader, hybrid, .. } = self.0;
+        let hybrid = hybrid
+            .as_ref()
+            .map(|stacks| without_allocators(stacks.frames(reader, stack)));
+        let plain = hybrid.is_none().then(|| reader.frames(tid, stack));
+        let hybrid = hybrid.into_iter().flatten().map(Location::from);
+        hybrid.chain(plain.into_iter().flatten())
+    }
+}
+
+/// What was still live at a capture's end, by line: native ones, too, where they were recorded.
 pub fn leaks_of(path: &Path) -> Result<LineTable, Failure> {
-    let mode = Mode::Leaks;
-    Ok(line_table(&gather(
-        path,
-        Wanted {
-            mode,
-            ..Wanted::default()
-        },
-    )?))
+    let reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
+    let wanted = Wanted {
+        mode: Mode::Leaks,
+        native: reader.header().native_traces,
+        ..Wanted::default()
+    };
+    Ok(line_table(&gather(path, wanted)?))
 }
 
 fn line_table(gathered: &Gathered) -> LineTable {
@@ -113,7 +127,7 @@ fn line_table(gathered: &Gathered) -> LineTable {
         libdest: &header.libdest,
         site_packages: &header.site_packages,
     };
-    lines(&gathered.snapshot, gathered, &origins, arena)
+    lines(&gathered.snapshot, &WithoutAllocators(gathered), &origins, arena)
 }
 
 impl ModeArgs {
