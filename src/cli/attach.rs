@@ -56,6 +56,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
             keep_free_bytes: args.keep_free,
         },
         native: args.native,
+        debuginfod: args.debuginfod,
         trace_python_allocators: args.trace_python_allocators,
     };
     let mut session = Session::start(&options).map_err(failed)?;
@@ -221,6 +222,7 @@ fn options_for_children(args: &AttachArgs) -> Vec<OsString> {
         ("--follow-fork", args.follow_fork),
         ("--follow-exec", args.follow_exec),
         ("--native", args.native),
+        ("--debuginfod", args.debuginfod),
         ("--trace-python-allocators", args.trace_python_allocators),
     ];
     let sizes = [

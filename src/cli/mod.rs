@@ -109,6 +109,9 @@ struct AttachArgs {
     /// Record native stacks, too: of C, C++ and Rust code that allocates
     #[arg(long)]
     native: bool,
+    /// With --native: fetch debug information that is not on this machine from the servers in DEBUGINFOD_URLS
+    #[arg(long, requires = "native")]
+    debuginfod: bool,
     /// Return once tracking is live and go on in the background [default with -o and no --duration]
     #[arg(long, conflicts_with = "foreground")]
     background: bool,

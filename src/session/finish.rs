@@ -108,7 +108,7 @@ impl Session {
         appendix.native = self
             .native
             .as_ref()
-            .map(|native| native.symbols(self.process.pid(), &self.collector));
+            .map(|native| native.symbols(self.process.pid(), &self.collector, self.fetches));
         appendix.sources = self.sources(appendix.native.as_ref());
         if let Some(follow) = &mut self.follow {
             if is_there {

@@ -103,6 +103,8 @@ pub struct Session {
     disk: Disk,
     /// The target's files, where they can be had.
     files: Option<Arc<Files>>,
+    /// Debug information is fetched from servers.
+    fetches: bool,
     /// `PY_VERSION_HEX`.
     python_version: u32,
     /// Where children are followed.

@@ -33,18 +33,22 @@ pub struct Prepared {
     rows: FxHashMap<Identity, Rows>,
     rows_max: u32,
     stack_block: u32,
+    vdso: Option<Module>,
 }
 
 impl Prepared {
     /// Reads the unwind tables of all modules, with several threads.
     pub fn make(process: &Process, modules: &[Module], maps: &[Mapping], thread_pointers: &[u64]) -> Self {
-        let rows = rows_of_all(process, modules.iter().collect());
+        // A signal may interrupt it, and its handler allocate.
+        let vdso = Module::of_kernel(process, maps);
+        let rows = rows_of_all(process, modules.iter().chain(&vdso).collect());
         let total: usize = rows.values().map(|rows| rows.words.len()).sum();
         let rows_max = (total + total / 2 + ROWS_SPARE).next_power_of_two().min(ROWS_MAX) as u32;
         Self {
             rows,
             rows_max,
             stack_block: stack_block_offset(process, modules, maps, thread_pointers).unwrap_or(NONE),
+            vdso,
         }
     }
 
@@ -65,6 +69,8 @@ pub struct Native {
     /// Rows that were written; `None` where a module has none or they found no room.
     places: FxHashMap<Identity, Option<(RowsPlace, u64, u64)>>,
     place: NativePlace,
+    /// Stays where it is. No file has it, so that the capture's memory maps lack it, as upstream's do.
+    vdso: Option<Module>,
     /// As they were told last.
     known: Vec<Known>,
     /// The modules of each epoch, the last one's as they are now.
@@ -107,6 +113,7 @@ impl Native {
                 stack_block: prepared.stack_block,
                 rows_count: prepared.rows_max,
             },
+            vdso: prepared.vdso,
             known: Vec::new(),
             epochs: vec![Vec::new()],
             full_modules: 0,
@@ -170,8 +177,8 @@ impl Native {
     }
 
     /// The names behind the capture's native frames. Takes its time: the target is free by then.
-    pub fn symbols(&self, pid: i32, collector: &Collector) -> NativeSymbols {
-        name_frames(pid, collector.native_frames(), &self.epochs)
+    pub fn symbols(&self, pid: i32, collector: &Collector, fetch: bool) -> NativeSymbols {
+        name_frames(pid, collector.native_frames(), &self.epochs, fetch)
     }
 
     /// Bytes of the tables that the target's RSS shows.
@@ -199,10 +206,11 @@ impl Native {
     fn publish(&mut self, modules: &[Module]) {
         self.known = modules.iter().map(known).collect();
         if let Some(epoch) = self.epochs.last_mut() {
-            *epoch = modules.to_vec();
+            *epoch = modules.iter().chain(&self.vdso).cloned().collect();
         }
         let indexed: Vec<IndexedModule> = modules
             .iter()
+            .chain(&self.vdso)
             .filter_map(|module| {
                 let (rows, start, end) = self.places.get(&identity(module)).copied().flatten()?;
                 Some(IndexedModule {

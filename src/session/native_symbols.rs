@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 const SYMBOLIZE_MAX: Duration = Duration::from_secs(60);
 const THREADS_MAX: usize = 4;
 
+/// How long debug information may be fetched from elsewhere.
+const FETCH_MAX: Duration = Duration::from_secs(300);
+
 /// A return address and in which epoch it was met: the modules' places are those of that epoch.
 pub type Place = (u64, u32);
 
@@ -20,7 +23,8 @@ pub type Place = (u64, u32);
 type Work<'a> = (&'a Module, Vec<(u64, Place)>);
 
 /// Names of frames. `frames` are those of the capture in their order; `epochs` lists the modules of each epoch.
-pub fn name_frames(pid: i32, frames: &[Place], epochs: &[Vec<Module>]) -> NativeSymbols {
+/// `fetch`: debug information that is not here, too.
+pub fn name_frames(pid: i32, frames: &[Place], epochs: &[Vec<Module>], fetch: bool) -> NativeSymbols {
     let mut places: Vec<Place> = frames.to_vec();
     places.sort_unstable();
     places.dedup();
@@ -44,15 +48,16 @@ pub fn name_frames(pid: i32, frames: &[Place], epochs: &[Vec<Module>]) -> Native
     ];
     let work: Vec<Work> = by_file.into_values().collect();
     let mut table = Table::default();
-    for (place, named, module) in resolve_all(&work, &directories) {
+    for (place, named, module) in resolve_all(&work, &directories, fetch) {
         table.enter(place, &named, module);
     }
     table.finish(frames)
 }
 
 /// Names of what each place is in, and the path of its module.
-fn resolve_all<'a>(work: &[Work<'a>], directories: &[PathBuf]) -> Vec<(Place, Vec<NativeFrame>, &'a str)> {
-    let until = Instant::now() + SYMBOLIZE_MAX;
+fn resolve_all<'a>(work: &[Work<'a>], directories: &[PathBuf], fetch: bool) -> Vec<(Place, Vec<NativeFrame>, &'a str)> {
+    let fetch_until = fetch.then(|| Instant::now() + FETCH_MAX);
+    let until = fetch_until.unwrap_or_else(|| Instant::now() + SYMBOLIZE_MAX);
     let next = AtomicUsize::new(0);
     let take = || {
         let mut done = Vec::new();
@@ -67,6 +72,7 @@ fn resolve_all<'a>(work: &[Work<'a>], directories: &[PathBuf]) -> Vec<(Place, Ve
                         file,
                         path,
                         debug_directories,
+                        fetch_until,
                     };
                     symbolize(&source, &addresses)
                 }

@@ -19,6 +19,7 @@ use super::thread_names::Names;
 use super::{repair, target};
 use crate::capture::{Appendix, FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Aggregator, Collector, MAIN_THREAD, Recorder, Region, RingReader, Series, TickClock};
+use crate::symbolize;
 use inject::{BorrowError, Files, Process};
 use std::mem::offset_of;
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ pub struct Options {
     pub aggregate: bool,
     /// Native stacks, too.
     pub native: bool,
+    /// Debug information that is not here may be fetched.
+    pub debuginfod: bool,
     /// Also follow Python's own allocators.
     pub trace_python_allocators: bool,
     /// Children, too.
@@ -59,6 +62,11 @@ impl Session {
     /// Attaches and goes live.
     pub fn start(options: &Options) -> Result<Self, Error> {
         let started = Instant::now();
+        if options.debuginfod
+            && let Some((what, fix)) = symbolize::debuginfod_obstacle()
+        {
+            return Err(Error::Host(what, vec![fix]));
+        }
         let clock = TickClock::start();
         // It comes up while we look. Should it not, what we see may say why.
         let guardian = Guardian::spawn(options.pid);
@@ -187,6 +195,7 @@ impl Survey {
             disk,
             // Opened now: it may have ended when they are wanted.
             files: Files::of(options.pid).ok().map(Arc::new),
+            fetches: options.debuginfod,
             python_version: self.description.version_hex,
             follow,
             checkpoint,

@@ -2,12 +2,16 @@
 //! another file with the same build id holds, or else by its symbol tables. Knows files, not the target.
 
 mod debug_info;
+mod debuginfod;
 mod symbols;
+
+pub use debuginfod::obstacle as debuginfod_obstacle;
 
 use debug_info::DebugInfo;
 use object::{Object, ReadCache};
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Instant;
 use symbols::Symbols;
 
 /// A function that an address is in, or that was inlined there.
@@ -27,6 +31,8 @@ pub struct Source<'a> {
     pub path: &'a str,
     /// Directories like `/usr/lib/debug` that may have debug information by build id, nearest first.
     pub debug_directories: &'a [PathBuf],
+    /// Until when what they lack may be fetched from elsewhere.
+    pub fetch_until: Option<Instant>,
 }
 
 /// What each address (in the file, of an instruction within the call) is in, innermost first. An address that nothing
@@ -78,27 +84,30 @@ pub fn symbolize(source: &Source, addresses: &[u64]) -> Vec<Vec<NativeFrame>> {
         .collect()
 }
 
-/// `<directory>/.build-id/ab/cdef….debug`.
+/// `<directory>/.build-id/ab/cdef….debug`, or what a server has.
 fn debug_file(source: &Source, build_id: &[u8]) -> Option<File> {
-    const BYTES_MAX: usize = 64;
-    let (first, rest) = build_id.split_first()?;
-    if rest.is_empty() || rest.len() > BYTES_MAX {
-        return None;
-    }
-    let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let name = format!(".build-id/{first:02x}/{rest}.debug");
+    let hex = build_id_hex(build_id)?;
+    let name = format!(".build-id/{}/{}.debug", &hex[..2], &hex[2..]);
     let is_it = |file: &File| {
         let cache = ReadCache::new(file);
         let found = object::File::parse(&cache);
         found.is_ok_and(|elf| elf.build_id().ok().flatten() == Some(build_id))
     };
     let places = source.debug_directories.iter();
-    places
+    let mut here = places
         .map(|directory| directory.join(&name))
         // Not a pipe, which would block, nor a device.
         .filter(|path| path.is_file())
-        .filter_map(|path| File::open(path).ok())
-        .find(is_it)
+        .filter_map(|path| File::open(path).ok());
+    let fetch = || debuginfod::fetch(build_id, source.fetch_until?).filter(is_it);
+    here.find(is_it).or_else(fetch)
+}
+
+/// `None` for what is no build id.
+fn build_id_hex(build_id: &[u8]) -> Option<String> {
+    const BYTES_MAX: usize = 64;
+    let is_plausible = (2..=BYTES_MAX).contains(&build_id.len());
+    is_plausible.then(|| build_id.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ impl Built {
             file: File::open(&self.library).expect("the library"),
             path: "/target/library.so",
             debug_directories: directories,
+            fetch_until: None,
         };
         let mut all = symbolize(&source, &[address]);
         assert_eq!(all.len(), 1);
@@ -159,6 +160,7 @@ fn a_file_of_nonsense_gives_no_names() {
             file: File::open(&directory).expect("the file"),
             path: "/x",
             debug_directories: &[],
+            fetch_until: None,
         };
         assert_eq!(functions(&symbolize(&source, &[1, 2]).concat()), ["", ""]);
     }

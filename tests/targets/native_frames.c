@@ -9,7 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <stdint.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -118,6 +121,35 @@ NOINLINE int signalled(const char *kind, int flags) {
     raise(SIGUSR2);
     sigaction(SIGUSR2, &before, NULL);
     return 1;
+}
+
+/* Interrupted in the kernel's own code, which is in no file. */
+static uintptr_t vdso;
+static volatile int is_in_vdso;
+static void on_timer(int number, siginfo_t *info, void *context) {
+    (void)number, (void)info;
+    uintptr_t pc = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+    if (!is_in_vdso && pc >= vdso && pc < vdso + 4096) {
+        is_in_vdso = 1;
+        noted("vdso");
+    }
+}
+
+NOINLINE int in_vdso(void) {
+    struct sigaction action = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO | SA_RESTART}, before;
+    struct itimerval often = {{0, 1000}, {0, 1000}}, never = {{0, 0}, {0, 0}};
+    struct timespec now, start;
+    vdso = getauxval(AT_SYSINFO_EHDR);
+    is_in_vdso = 0;
+    sigaction(SIGALRM, &action, &before);
+    setitimer(ITIMER_REAL, &often, NULL);
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    do
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    while (!is_in_vdso && now.tv_sec < start.tv_sec + 20);
+    setitimer(ITIMER_REAL, &never, NULL);
+    sigaction(SIGALRM, &before, NULL);
+    return is_in_vdso;
 }
 
 NOINLINE int alternate(void) {
@@ -232,6 +264,7 @@ int all(void) {
     large();
     sorted();
     signalled("signal", 0);
+    in_vdso();
     alternate();
     on_coroutine();
     without_rows();

@@ -37,6 +37,15 @@ impl ImageFile {
         Some(Self { file, modified, pieces })
     }
 
+    /// A file of its own with these bytes.
+    pub fn of_bytes(bytes: &[u8]) -> io::Result<Self> {
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let file = File::from(memfd_create("memray-image", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all_at(bytes, 0)?;
+        let (modified, pieces) = (modified(&file), Mutex::default());
+        Ok(Self { file, modified, pieces })
+    }
+
     pub fn try_clone(&self) -> io::Result<File> {
         self.file.try_clone()
     }

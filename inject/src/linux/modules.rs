@@ -180,6 +180,17 @@ impl Module {
         (module.tables.symbols != 0 && module.tables.strings != 0).then_some(module)
     }
 
+    /// The image that the kernel maps into every process. Its file is a copy of what is in memory: there is no other.
+    pub fn of_kernel(process: &Process, maps: &[Mapping]) -> Option<Self> {
+        const BYTES_MAX: u64 = 1 << 20;
+        let map = maps.iter().find(|map| map.path == "[vdso]")?;
+        let mut module = Self::read(process, map)?;
+        let bytes = map.end.checked_sub(map.start).filter(|bytes| *bytes <= BYTES_MAX)?;
+        let image = process.read_vec(RemoteAddr(map.start), bytes as usize).ok()?;
+        module.file = ImageFile::of_bytes(&image).ok().map(Arc::new);
+        Some(module)
+    }
+
     /// Gives back the memory of the tables that were read; later look-ups read them again.
     pub fn forget_tables(&self) {
         if let Some(file) = &self.file {
