@@ -50,6 +50,8 @@ mod killed;
 mod leftovers;
 /// What a capture lacks: counted by cause, at the head of every report, and never called a leak.
 mod losses;
+/// Modes and JSON of reports, against upstream's reader.
+mod modes;
 /// `attach --native`: native stacks as glibc's own unwinder has them, and as upstream's reader merges them.
 mod native_stacks;
 /// Targets whose files are deleted or replaced on disk while they run.

@@ -2,6 +2,7 @@
 
 use wire::Allocator;
 
+use super::age::{Clock, Youth};
 use super::high_water::{Place, Places};
 use super::input::{Event, Held, StackIndex};
 use super::live::{Block, LiveBlocks};
@@ -22,6 +23,16 @@ pub struct LocationRow {
     pub bytes: u64,
     /// How many of the blocks are arenas of Python's small-object allocator; only known for leaks.
     pub arenas: u64,
+    /// The part of all these that is young; only known for leaks.
+    pub young: Young,
+}
+
+/// What was allocated so late that it may well be about to be freed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Young {
+    pub bytes: u64,
+    pub allocations: u64,
+    pub arenas: u64,
 }
 
 /// The heap at one moment, by location, in order of first allocation. Locations that held nothing are absent.
@@ -34,6 +45,8 @@ pub struct Snapshot {
     pub total_allocations: u64,
     /// The most that was ever live at once.
     pub peak_bytes: u64,
+    /// Where ages are known: how long before the end young blocks were allocated at most.
+    pub young_span_ms: Option<u64>,
 }
 
 impl Snapshot {
@@ -46,6 +59,7 @@ impl Snapshot {
             total_bytes,
             total_allocations: rows.iter().fold(0, |sum, row| sum.wrapping_add(row.allocations)),
             peak_bytes: peak_bytes.unwrap_or(total_bytes),
+            young_span_ms: None,
             rows,
         }
     }
@@ -57,6 +71,7 @@ pub struct Heap {
     places: Places,
     blocks: LiveBlocks,
     ranges: RangeMap,
+    clock: Clock,
     tells_threads_apart: bool,
     tells_native_frames_apart: bool,
 }
@@ -97,13 +112,15 @@ impl Heap {
             } => {
                 let location = self.place(tid, stack, allocator, native_frame);
                 let bytes = size.min(BLOCK_BYTES_MAX);
+                let born = self.clock.now();
                 if allocator == Allocator::Mmap as u8 {
                     let places = &mut self.places;
-                    self.ranges.insert(address, bytes, location, &mut |change| {
+                    self.ranges.insert(address, bytes, location, born, &mut |change| {
                         places.change(change.location, change.bytes, change.blocks);
                     });
                 } else {
-                    if let Some(old) = self.blocks.allocate(address, Block { bytes, location }) {
+                    let block = Block { bytes, location, born };
+                    if let Some(old) = self.blocks.allocate(address, block) {
                         self.places.change(old.location, -(old.bytes as i64), -1);
                     }
                     self.places.change(location, bytes as i64, 1);
@@ -120,7 +137,10 @@ impl Heap {
                     places.change(change.location, change.bytes, change.blocks);
                 });
             }
-            Event::Memory { .. } => return,
+            Event::Memory { time_ms, .. } => {
+                self.clock.set(time_ms);
+                return;
+            }
             Event::Place {
                 tid,
                 stack,
@@ -186,6 +206,7 @@ impl Heap {
                 allocations,
                 bytes,
                 arenas: 0,
+                young: Young::default(),
             }
         });
         Snapshot::of(rows, Some(self.peak_bytes()))
@@ -194,20 +215,42 @@ impl Heap {
     /// What is live now. `arena_bytes` ([`arena_bytes`]) tells which mapped ranges are arenas.
     pub fn leaks(&self, arena_bytes: Option<u64>) -> Snapshot {
         let mut arenas = vec![0; self.places.iter().len()];
-        for (_, bytes, location) in self.ranges.iter() {
-            if Some(bytes) == arena_bytes {
-                arenas[location as usize] += 1;
+        let mut young = vec![Young::default(); arenas.len()];
+        let youth = self.clock.youth();
+        let is_young = |born| youth.is_some_and(|youth: Youth| youth.has(born));
+        for (bytes, location, born) in self.ranges.iter() {
+            let is_arena = u64::from(Some(bytes) == arena_bytes);
+            arenas[location as usize] += is_arena;
+            if is_young(born) {
+                young[location as usize].add(bytes, is_arena);
             }
         }
-        let row = |(place, followed): (&Place, u64)| LocationRow {
+        for block in self.blocks.iter().filter(|block| is_young(block.born)) {
+            young[block.location as usize].add(block.bytes, 0);
+        }
+        let row = |((place, followed), young): ((&Place, u64), Young)| LocationRow {
             tid: place.tid,
             stack: place.stack,
             allocator: place.allocator,
             allocations: place.blocks,
             bytes: place.bytes,
             arenas: followed + given_arenas(place, arena_bytes),
+            young,
         };
-        Snapshot::of(self.places.iter().zip(arenas).map(row), Some(self.peak_bytes()))
+        let rows = self.places.iter().zip(arenas).zip(young).map(row);
+        Snapshot {
+            young_span_ms: youth.map(|youth| youth.span_ms),
+            ..Snapshot::of(rows, Some(self.peak_bytes()))
+        }
+    }
+}
+
+impl Young {
+    /// Sums wrap: a capture that lies about sizes gives wrong sums, not a panic.
+    fn add(&mut self, bytes: u64, arenas: u64) {
+        self.bytes = self.bytes.wrapping_add(bytes);
+        self.allocations += 1;
+        self.arenas += arenas;
     }
 }
 

@@ -49,7 +49,7 @@ pub const UNKNOWN: &str = "???";
 pub mod testing {
     //! Stacks without a capture.
 
-    use super::super::heap::{LocationRow, Snapshot};
+    use super::super::heap::{LocationRow, Snapshot, Young};
     use super::*;
 
     type OwnedFrame = (String, String, u32);
@@ -85,6 +85,7 @@ pub mod testing {
             allocations,
             bytes,
             arenas: 0,
+            young: Young::default(),
         };
         let rows: Vec<_> = rows.iter().map(row).collect();
         let total_bytes = rows.iter().map(|row| row.bytes).sum();
@@ -94,6 +95,7 @@ pub mod testing {
             total_bytes,
             total_allocations,
             peak_bytes: total_bytes,
+            young_span_ms: None,
         }
     }
 }

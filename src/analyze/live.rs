@@ -2,11 +2,14 @@
 
 use rustc_hash::FxHashMap;
 
+use super::age::Moment;
+
 /// A live block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
     pub bytes: u64,
     pub location: u32,
+    pub born: Moment,
 }
 
 /// Blocks by address.
@@ -21,6 +24,10 @@ impl LiveBlocks {
     #[inline]
     pub fn allocate(&mut self, address: u64, block: Block) -> Option<Block> {
         self.by_address.insert(address, block)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Block> {
+        self.by_address.values()
     }
 
     /// Ends a block; `None` where none is listed: it is older than the capture.

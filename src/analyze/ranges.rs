@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use super::age::Moment;
+
 /// A mapped range or what is left of one; the map's key is where it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range {
     /// First address behind it.
     end: u64,
     location: u32,
+    born: Moment,
 }
 
 /// What a change did to one location: bytes and blocks gained (or, negative, lost).
@@ -30,13 +33,13 @@ pub struct RangeMap {
 impl RangeMap {
     /// Adds a range. What it covers of older ranges ends, since mmap with MAP_FIXED replaces what was there.
     /// Empty ranges are ignored.
-    pub fn insert(&mut self, start: u64, bytes: u64, location: u32, changed: &mut impl FnMut(Change)) {
+    pub fn insert(&mut self, start: u64, bytes: u64, location: u32, born: Moment, changed: &mut impl FnMut(Change)) {
         let end = start.saturating_add(bytes);
         if end == start {
             return;
         }
         self.remove(start, bytes, changed);
-        self.by_start.insert(start, Range { end, location });
+        self.by_start.insert(start, Range { end, location, born });
         changed(Change {
             location,
             bytes: (end - start) as i64,
@@ -75,11 +78,11 @@ impl RangeMap {
         }
     }
 
-    /// (start, bytes, location) of each range, by address.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64, u32)> {
+    /// (bytes, location, when it was mapped) of each range, by address.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u32, Moment)> {
         self.by_start
             .iter()
-            .map(|(&start, range)| (start, range.end - start, range.location))
+            .map(|(&start, range)| (range.end - start, range.location, range.born))
     }
 }
 
@@ -98,7 +101,7 @@ mod tests {
                 totals[change.location as usize].1 += change.blocks;
             };
             if map_it {
-                map.insert(start, bytes, index as u32, &mut changed);
+                map.insert(start, bytes, index as u32, Moment::default(), &mut changed);
             } else {
                 map.remove(start, bytes, &mut changed);
             }
@@ -116,7 +119,7 @@ mod tests {
                 assert_eq!(blocks, starts as i64, "{operations:?}");
             }
         }
-        let listed: u64 = map.iter().map(|(_, bytes, _)| bytes).sum();
+        let listed: u64 = map.iter().map(|(bytes, ..)| bytes).sum();
         assert_eq!(listed, cells.iter().flatten().count() as u64);
     }
 
@@ -154,7 +157,7 @@ mod tests {
     #[test]
     fn the_end_of_the_address_space_is_no_overflow() {
         let mut map = RangeMap::default();
-        map.insert(u64::MAX - 10, u64::MAX, 0, &mut |_| {});
+        map.insert(u64::MAX - 10, u64::MAX, 0, Moment::default(), &mut |_| {});
         let mut removed_bytes = 0;
         map.remove(0, u64::MAX, &mut |change| removed_bytes -= change.bytes);
         assert_eq!((removed_bytes, map.iter().count()), (10, 0));

@@ -6,7 +6,7 @@
 use rustc_hash::FxHashMap;
 use wire::Allocator;
 
-use super::heap::{BLOCK_BYTES_MAX, LocationRow, Snapshot};
+use super::heap::{BLOCK_BYTES_MAX, LocationRow, Snapshot, Young};
 use super::high_water::Places;
 use super::input::Event;
 
@@ -105,6 +105,7 @@ impl Temporary {
             allocations: place.blocks,
             bytes: place.bytes,
             arenas: 0,
+            young: Young::default(),
         });
         Snapshot::of(rows, None)
     }

@@ -43,6 +43,8 @@ enum Command {
     Status(StatusArgs),
     /// Show which functions hold the memory
     Summary(SummaryArgs),
+    /// Show which lines hold what was never freed, what is young apart
+    Leaks(LeaksArgs),
     /// Show the calls that led to the memory, as a tree
     Tree(TreeArgs),
     /// Show how much was allocated, in which sizes, by what and where
@@ -198,6 +200,35 @@ struct ModeArgs {
     temporary_allocation_threshold: Option<u64>,
 }
 
+/// Where a report goes, and as what.
+#[derive(Args)]
+struct OutputArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Write the report to this file
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Overwrite the file if it exists
+    #[arg(short, long, requires = "output")]
+    force: bool,
+}
+
+#[derive(Args)]
+struct LeaksArgs {
+    /// A capture
+    #[arg(value_name = "FILE")]
+    results: PathBuf,
+    /// Show at most this many rows [default: what fits the terminal]
+    #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_rows: Option<u32>,
+    /// Show native functions among those of Python, where they were recorded
+    #[arg(long)]
+    native: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
 #[derive(Args)]
 struct SummaryArgs {
     /// A capture
@@ -220,6 +251,8 @@ struct SummaryArgs {
     by_line: bool,
     #[command(flatten)]
     mode: ModeArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Args)]
@@ -292,6 +325,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Summary(args) => done(reports::summary(&args)),
         Command::Tree(args) => done(reports::tree(&args)),
+        Command::Leaks(args) => done(reports::leaks(&args)),
         Command::Stats(args) => done(reports::stats(&args)),
         Command::Parse(args) => done(reports::parse(&args)),
         Command::Guardian {

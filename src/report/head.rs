@@ -22,7 +22,8 @@ impl Head<'_> {
         self.lost_count() > 0
     }
 
-    fn lost_count(&self) -> u64 {
+    /// How many.
+    pub fn lost_count(&self) -> u64 {
         let lost = self.losses.iter().filter(|loss| loss.cause.is_lost_event());
         lost.fold(0, |sum, loss| sum.saturating_add(loss.count))
     }

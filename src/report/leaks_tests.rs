@@ -1,6 +1,6 @@
 use super::super::snapshots;
 use super::*;
-use crate::analyze::{Caller, Origin};
+use crate::analyze::{Caller, Origin, Young};
 
 fn row(function: &str, file: &str, line: u32, own_bytes: u64, blocks: u64) -> LineRow {
     let (function, file) = (function.into(), file.into());
@@ -12,6 +12,7 @@ fn row(function: &str, file: &str, line: u32, own_bytes: u64, blocks: u64) -> Li
         own_bytes,
         blocks,
         arenas: 0,
+        young: Young::default(),
         caller: None,
     }
 }
@@ -50,6 +51,7 @@ pub fn table() -> LineTable {
         rows,
         total_bytes,
         total_blocks,
+        young_span_ms: None,
         arenas: 9,
         arena_bytes: 1 << 20,
     }
@@ -98,4 +100,50 @@ fn nothing_live_is_said() {
     )
     .unwrap();
     assert_eq!(out, b"Nothing that was allocated is still live.\n");
+}
+
+#[test]
+fn what_is_young_stands_apart_and_all_adds_up() {
+    let mut table = table();
+    table.young_span_ms = Some(3000);
+    // Partly young, altogether young, and one whose arenas are.
+    table.rows[0].young = Young {
+        bytes: 4_000_000,
+        allocations: 500,
+        arenas: 0,
+    };
+    table.rows[1].young = Young {
+        bytes: 2 << 20,
+        allocations: 2,
+        arenas: 2,
+    };
+    for row in &mut table.rows[3..] {
+        row.young = Young {
+            bytes: row.own_bytes,
+            allocations: row.blocks,
+            arenas: 0,
+        };
+    }
+    let mut out = Vec::new();
+    let options = LeaksOptions {
+        max_rows: 15,
+        color: false,
+    };
+    leaks(&table, &options, 80, &mut out).expect("a vector takes everything");
+    snapshots::check_width(&out, 80);
+    snapshots::check("leaks-young-80", &out);
+    let text = String::from_utf8(out).expect("UTF-8");
+    let blocks: u64 = text
+        .lines()
+        .filter(|line| line.starts_with('│'))
+        .filter_map(|line| {
+            line.trim_end_matches('│')
+                .rsplit('│')
+                .next()?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
+        .sum();
+    assert_eq!(blocks, table.total_blocks);
 }

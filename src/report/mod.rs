@@ -4,6 +4,7 @@
 //!   and the verdict on a window; [`mod@parse`]: records one by one.
 //! - [`mod@tree`]: calls from the outermost in.
 //! - [`mod@stats`]: all that was ever allocated, as text and as JSON.
+//! - [`json`]: what all reports' JSON begins with.
 //! - [`mod@head`]: what the figures of a capture lack.
 //! - [`mod@checklist`]: findings and what helps.
 //! - [`table`], [`text`], [`location`], [`paint`]: boxes, sentences, places that give way from their left, colour.
@@ -12,6 +13,7 @@ mod answer;
 mod checklist;
 mod children;
 mod head;
+mod json;
 mod leaks;
 mod location;
 mod paint;
@@ -26,10 +28,11 @@ pub use answer::{Answer, TargetEnd, answer};
 pub use checklist::{Line, Mark, checklist};
 pub use children::Children;
 pub use head::{Head, head};
-pub use leaks::{LeaksOptions, leaks};
+pub use json::{CaptureFacts, write as write_json};
+pub use leaks::{LeaksOptions, leaks, leaks_object};
 pub use parse::parse;
 pub use stats::{Metadata, stats, stats_json};
-pub use summary::{SummaryOptions, default_rows, summary};
+pub use summary::{SummaryOptions, default_rows, summary, summary_object};
 pub use tree::{TreeOptions, tree, tree_json};
 
 #[cfg(test)]

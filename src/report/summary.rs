@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use serde_json::{Value, json};
+
 use super::location::{Place, keep_left};
 use super::paint::{Paint, Style};
 use super::table::{PlaceLine, Row, Table, wrap};
@@ -56,6 +58,35 @@ pub fn summary(
         }
     }
     Ok(())
+}
+
+/// The table as JSON, all of it.
+pub fn summary_object<'a>(
+    table: &FunctionTable,
+    sort: SortColumn,
+    thread_names: &dyn Fn(u64) -> Option<&'a str>,
+) -> Value {
+    let row = |row: &FunctionRow| {
+        let mut object = json!({
+            "function": row.function,
+            "file": row.file,
+            "line": row.line,
+            "total_bytes": row.total_bytes,
+            "own_bytes": row.own_bytes,
+            "blocks_count": row.allocations,
+        });
+        if let Some(tid) = row.tid {
+            object["thread_id"] = json!(tid);
+            object["thread_name"] = json!(thread_names(tid));
+        }
+        object
+    };
+    let rows: Vec<Value> = table.sorted(sort).into_iter().map(row).collect();
+    json!({
+        "total_bytes": table.total_bytes,
+        "blocks_count": table.total_allocations,
+        "functions": rows,
+    })
 }
 
 /// The sorted column's title stands in angle brackets.

@@ -4,6 +4,7 @@
 pub mod interpreters;
 pub mod appendix;
 pub mod dir;
+pub mod json;
 pub mod ledger;
 pub mod libraries;
 pub mod native;

@@ -112,6 +112,13 @@ impl Tool {
         output.assert_code(0);
         output
     }
+
+    /// Runs it and reads the one JSON object that it prints.
+    pub fn json(self) -> serde_json::Value {
+        let output = self.succeed();
+        output.assert_plain();
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", output.stdout))
+    }
 }
 
 /// Reads a stream to its end in the background.

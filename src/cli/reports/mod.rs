@@ -1,22 +1,25 @@
 //! The reports on a capture, one a file; what they share is here: opening, heads, warnings, files.
 
+mod leaks;
 mod parse;
 mod stats;
 mod summary;
 mod tree;
 
+pub use leaks::leaks;
 pub use parse::parse;
 pub use stats::stats;
 pub use summary::summary;
 pub use tree::tree;
 
-use super::ModeArgs;
 use super::failure::Failure;
 use super::say::{note, print};
+use super::{ModeArgs, OutputArgs};
 use crate::analyze::{Gatherer, LineTable, Location, Mode, Origins, Snapshot, Stacks, arena_bytes, lines, loss_causes};
 use crate::capture::{Damage, FileFormat, HybridStacks, ReadError, Reader, StackIndex, without_allocators};
 use crate::session::Output;
 use crate::{report, ui};
+use serde_json::Value;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -130,6 +133,22 @@ fn line_table(gathered: &Gathered) -> LineTable {
     lines(&gathered.snapshot, &WithoutAllocators(gathered), &origins, arena)
 }
 
+/// What JSON calls it.
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::HighWater => "high_water_mark",
+        Mode::Leaks => "leaks",
+        Mode::Temporary { .. } => "temporary_allocations",
+    }
+}
+
+impl OutputArgs {
+    /// A file takes no colour, and is as wide as what nobody looks at.
+    fn use_color(&self) -> bool {
+        self.output.is_none() && ui::use_color()
+    }
+}
+
 impl ModeArgs {
     fn mode(&self) -> Mode {
         match self.temporary_allocation_threshold {
@@ -152,6 +171,42 @@ fn warn_of_damage(path: &Path, damage: Option<&Damage>) {
             path.display()
         ));
     }
+}
+
+/// What a report says of its capture in JSON.
+fn capture_object(path: &Path, reader: &Reader) -> Value {
+    let header = reader.header();
+    let version = header.python_version.to_be_bytes();
+    let losses = reader.appendix().map_or(Vec::new(), |it| loss_causes(&it.losses));
+    let damage = reader.damage().map(Damage::to_string);
+    let facts = report::CaptureFacts {
+        path: &path.to_string_lossy(),
+        pid: header.pid,
+        command_line: &header.command_line,
+        python_version: &format!("{}.{}.{}", version[0], version[1], version[2]),
+        started_ms: header.start_ms,
+        ended_ms: reader.is_complete().then_some(header.end_ms),
+        is_aggregated: header.file_format == FileFormat::AggregatedAllocations,
+        has_native_stacks: header.native_traces,
+        traces_python_allocators: header.trace_python_allocators,
+        damage: damage.as_deref(),
+        head: report::Head {
+            window_end: reader.appendix().and_then(|it| it.window_end.as_deref()),
+            losses: &losses,
+            old_frees: reader.appendix().map(|it| (it.old_frees.count, it.old_frees.bytes)),
+        },
+    };
+    facts.object()
+}
+
+/// A report that is done: to standard output, or to the file that was asked for.
+fn deliver(output: &OutputArgs, capture: &Path, text: &[u8]) -> Result<(), Failure> {
+    match output.output.as_deref() {
+        None => print(text),
+        Some(path) if path == Path::new("-") => print(text),
+        Some(path) => write_file(Some(path), capture, "", "", output.force, text)?,
+    }
+    Ok(())
 }
 
 /// What a table does not show by itself.
@@ -212,6 +267,11 @@ fn beside(capture: &Path, report: &str, suffix: &str) -> PathBuf {
     own.extend_from_slice(name);
     own.extend_from_slice(suffix.as_bytes());
     capture.with_file_name(std::ffi::OsStr::from_bytes(&own))
+}
+
+/// As asked for, or what fits the terminal.
+fn max_rows(wanted: Option<u32>) -> usize {
+    wanted.map_or_else(|| report::default_rows(lines_of_terminal()), |rows| rows as usize)
 }
 
 /// Where standard output is no terminal its height says nothing.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use rustc_hash::FxHashMap;
 
-use super::heap::Snapshot;
+use super::heap::{Snapshot, Young};
 use super::input::{Location, Stacks, UNKNOWN};
 use super::origin::{Origin, Origins};
 
@@ -22,6 +22,8 @@ pub struct LineRow {
     pub blocks: u64,
     /// How many of the blocks are arenas of Python's small-object allocator.
     pub arenas: u64,
+    /// The part of all these that is young.
+    pub young: Young,
     /// Where the line is a library's: whose code called it.
     pub caller: Option<Caller>,
 }
@@ -38,13 +40,26 @@ pub struct Caller {
     pub others_count: usize,
 }
 
+impl LineRow {
+    /// Without what is young.
+    pub fn old_bytes(&self) -> u64 {
+        self.own_bytes.wrapping_sub(self.young.bytes)
+    }
+
+    pub fn old_blocks(&self) -> u64 {
+        self.blocks.wrapping_sub(self.young.allocations)
+    }
+}
+
 /// Every allocating line; nothing is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LineTable {
-    /// Most bytes first.
+    /// Most bytes that are not young first.
     pub rows: Vec<LineRow>,
     pub total_bytes: u64,
     pub total_blocks: u64,
+    /// See [`Snapshot::young_span_ms`].
+    pub young_span_ms: Option<u64>,
     /// How many live blocks are arenas of Python's small-object allocator.
     pub arenas: u64,
     /// Size of one arena; 0 where the interpreter uses none.
@@ -63,7 +78,8 @@ struct Line<'a> {
     own_bytes: u64,
     blocks: u64,
     arenas: u64,
-    /// Bytes and blocks through each caller, in order of first appearance.
+    young: Young,
+    /// Bytes and blocks through each caller.
     callers: Vec<(Location<'a>, u64, u64)>,
 }
 
@@ -86,6 +102,9 @@ pub fn lines(snapshot: &Snapshot, stacks: &impl Stacks, origins: &Origins<'_>, a
         line.own_bytes = line.own_bytes.wrapping_add(held.bytes);
         line.blocks = line.blocks.wrapping_add(held.allocations);
         line.arenas += held.arenas;
+        line.young.bytes = line.young.bytes.wrapping_add(held.young.bytes);
+        line.young.allocations = line.young.allocations.wrapping_add(held.young.allocations);
+        line.young.arenas += held.young.arenas;
         if let Some(caller) = caller(origins.of(leaf.file), frames, origins) {
             match line.callers.iter_mut().find(|(known, ..)| *known == caller) {
                 Some((_, bytes, blocks)) => {
@@ -96,10 +115,18 @@ pub fn lines(snapshot: &Snapshot, stacks: &impl Stacks, origins: &Origins<'_>, a
         }
     }
     let mut rows: Vec<LineRow> = order.iter().map(|leaf| row(leaf, &by_line[leaf], origins)).collect();
-    rows.sort_by_key(|row| Reverse((row.own_bytes, row.blocks)));
+    // Equals in the order of their names, so that whoever counted the same prints the same.
+    rows.sort_by(|left, right| {
+        let weight = |row: &LineRow| Reverse((row.old_bytes(), row.old_blocks(), row.own_bytes, row.blocks));
+        let names = |row: &LineRow| (row.file.clone(), row.line, row.function.clone());
+        weight(left)
+            .cmp(&weight(right))
+            .then_with(|| names(left).cmp(&names(right)))
+    });
     LineTable {
         total_bytes: snapshot.total_bytes,
         total_blocks: snapshot.total_allocations,
+        young_span_ms: snapshot.young_span_ms,
         arenas: rows.iter().map(|row| row.arenas).sum(),
         arena_bytes: arena_bytes.unwrap_or(0),
         rows,
@@ -107,12 +134,10 @@ pub fn lines(snapshot: &Snapshot, stacks: &impl Stacks, origins: &Origins<'_>, a
 }
 
 fn row(leaf: &Location<'_>, line: &Line<'_>, origins: &Origins<'_>) -> LineRow {
-    // Of equals the first: `max_by_key` would give the last.
-    let heaviest = line
-        .callers
-        .iter()
-        .rev()
-        .max_by_key(|(_, bytes, blocks)| (*bytes, *blocks));
+    let heaviest = line.callers.iter().max_by_key(|(caller, bytes, blocks)| {
+        let name = (caller.file, caller.line, caller.function);
+        (*bytes, *blocks, Reverse(name))
+    });
     LineRow {
         function: leaf.function.to_owned(),
         file: leaf.file.to_owned(),
@@ -121,6 +146,7 @@ fn row(leaf: &Location<'_>, line: &Line<'_>, origins: &Origins<'_>) -> LineRow {
         own_bytes: line.own_bytes,
         blocks: line.blocks,
         arenas: line.arenas,
+        young: line.young,
         caller: heaviest.map(|&(caller, bytes, _)| Caller {
             function: caller.function.to_owned(),
             file: caller.file.to_owned(),
@@ -237,5 +263,24 @@ mod tests {
             (table.rows[0].arenas, table.arenas, table.arenas_bytes()),
             (2, 2, 2 << 20)
         );
+    }
+
+    #[test]
+    fn what_is_old_comes_first() {
+        let mut held = snapshot(&[(0, 5, 500), (1, 3, 300), (2, 1, 300)]);
+        held.rows[0].young = Young {
+            bytes: 400,
+            allocations: 4,
+            arenas: 0,
+        };
+        let stacks = FakeStacks::new(&[&[("f", "b.py", 1)], &[("g", "b.py", 2)], &[("h", "a.py", 3)]]);
+        let table = lines(&held, &stacks, &Origins::default(), None);
+        let brief: Vec<_> = table
+            .rows
+            .iter()
+            .map(|row| (row.line, row.old_bytes(), row.old_blocks()))
+            .collect();
+        assert_eq!(brief, [(2, 300, 3), (3, 300, 1), (1, 100, 1)]);
+        assert_eq!(table.total_bytes, 1100);
     }
 }

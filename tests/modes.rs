@@ -1,0 +1,215 @@
+//! Which blocks a report is about: its modes, held to upstream's reader, and what its JSON is made of.
+
+use crate::reports::{Captures, captures};
+use crate::support::json::{array, assert_keys, integer, text};
+use crate::support::{Tool, upstream};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
+
+/// Thread, function, file and line, as far as they are told apart.
+type Key = (u64, String, String, u64);
+/// Total and own bytes, blocks.
+type Sums = (u64, u64, u64);
+
+/// What upstream's reader finds, by mode: rows of thread, size, count, frames.
+struct Modes(BTreeMap<String, Vec<(u64, u64, u64, String)>>);
+
+impl Modes {
+    fn read(captures: &Captures, file: &str, thresholds: &[&str]) -> Self {
+        let mut arguments = vec![file];
+        arguments.extend(thresholds);
+        let output = upstream::script(captures.reader.clone(), "modes.py", &arguments);
+        let mut modes: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for line in output.stdout.split('\n').filter(|line| !line.is_empty()) {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let number = |index: usize| fields[index].parse::<u64>().expect("a number");
+            let row = (number(1), number(2), number(3), fields[4].to_owned());
+            modes.entry(fields[0].to_owned()).or_default().push(row);
+        }
+        Self(modes)
+    }
+
+    /// The rows that `summary` has to show.
+    fn functions(&self, mode: &str, by_thread: bool, by_line: bool) -> BTreeMap<Key, Sums> {
+        let mut rows: BTreeMap<Key, Sums> = BTreeMap::new();
+        for (tid, bytes, blocks, stack) in self.0.get(mode).into_iter().flatten() {
+            let mut seen = HashSet::new();
+            for (depth, frame) in stack.split('\x1e').enumerate() {
+                let fields: Vec<&str> = frame.split('\x1f').collect();
+                let (function, file, line) = match fields[..] {
+                    [function, file, line] => (function, file, line.parse().expect("a line")),
+                    _ => ("???", "???", 0),
+                };
+                let tid = if by_thread { *tid } else { 0 };
+                let line = if by_line { line } else { 0 };
+                let key = (tid, function.to_owned(), file.to_owned(), line);
+                let row = rows.entry(key.clone()).or_default();
+                if depth == 0 {
+                    row.1 += bytes;
+                }
+                if seen.insert(key) {
+                    row.0 += bytes;
+                    row.2 += blocks;
+                }
+            }
+        }
+        rows
+    }
+}
+
+fn found(object: &Value, by_thread: bool, by_line: bool) -> BTreeMap<Key, Sums> {
+    let row = |row: &Value| {
+        let tid = if by_thread { integer(&row["thread_id"]) } else { 0 };
+        let line = if by_line { integer(&row["line"]) } else { 0 };
+        let key = (
+            tid,
+            text(&row["function"]).to_owned(),
+            text(&row["file"]).to_owned(),
+            line,
+        );
+        let sums = (
+            integer(&row["total_bytes"]),
+            integer(&row["own_bytes"]),
+            integer(&row["blocks_count"]),
+        );
+        (key, sums)
+    };
+    let rows = array(&object["functions"]);
+    let found: BTreeMap<Key, Sums> = rows.iter().map(row).collect();
+    assert_eq!(found.len(), rows.len(), "two rows of the same place");
+    found
+}
+
+#[test]
+fn every_mode_agrees_with_upstreams_reader_to_the_byte() {
+    let Some(captures) = captures() else { return };
+    for (index, file) in captures.files.iter().enumerate() {
+        let modes = Modes::read(&captures, file, &["0", "1", "5", "100"]);
+        for (mode, flags) in [
+            ("hwm", &[][..]),
+            // A column asks for functions.
+            ("leak", &["--leaks", "-s", "1"]),
+            ("1", &["--temporary-allocations"]),
+            ("0", &["--temporary-allocation-threshold", "0"]),
+            ("5", &["--temporary-allocation-threshold", "5"]),
+            ("100", &["--temporary-allocation-threshold", "100"]),
+        ] {
+            // The second one is of a program that only prints.
+            assert!(index == 1 || modes.0.contains_key(mode), "nothing for {mode} in {file}");
+            for (more, by_thread, by_line) in [
+                (&[][..], false, false),
+                (&["--threads"], true, false),
+                (&["--by-line"], false, true),
+                (&["--threads", "--by-line"], true, true),
+            ] {
+                let mut arguments = vec!["summary", "--json", file];
+                arguments.extend(flags);
+                arguments.extend(more);
+                let object = Tool::new(&arguments).json();
+                let expected = modes.functions(mode, by_thread, by_line);
+                assert_eq!(found(&object, by_thread, by_line), expected, "{arguments:?}");
+            }
+        }
+    }
+}
+
+/// What every report says of its capture.
+const CAPTURE_KEYS: [&str; 16] = [
+    "path",
+    "pid",
+    "command_line",
+    "python_version",
+    "started_ms",
+    "ended_ms",
+    "is_complete",
+    "is_aggregated",
+    "has_native_stacks",
+    "traces_python_allocators",
+    "damage",
+    "window_end",
+    "lost_count",
+    "losses",
+    "old_frees_count",
+    "old_frees_bytes",
+];
+
+#[test]
+fn keys_of_the_json_are_those_that_the_readme_names() {
+    let Some(captures) = captures() else { return };
+    let file = &captures.files[0];
+    let head = ["schema", "report", "capture"];
+    let keys = |more: &[&'static str]| [&head, more].concat();
+
+    let summary = Tool::new(&["summary", "--json", "--threads", file]).json();
+    assert_keys(
+        &summary,
+        &keys(&["mode", "peak_bytes", "total_bytes", "blocks_count", "functions"]),
+    );
+    assert_keys(&summary["capture"], &CAPTURE_KEYS);
+    assert_eq!((&summary["schema"], &summary["report"]), (&1.into(), &"summary".into()));
+    assert_keys(
+        &summary["functions"][0],
+        &[
+            "function",
+            "file",
+            "line",
+            "total_bytes",
+            "own_bytes",
+            "blocks_count",
+            "thread_id",
+            "thread_name",
+        ],
+    );
+    assert_eq!(summary["functions"][0]["thread_name"], "MainThread");
+
+    let leaks = Tool::new(&["leaks", "--json", file]).json();
+    assert_keys(
+        &leaks,
+        &keys(&[
+            "total_bytes",
+            "blocks_count",
+            "young_bytes",
+            "young_blocks_count",
+            "young_span_ms",
+            "arenas_count",
+            "arena_bytes",
+            "lines",
+        ]),
+    );
+    assert_keys(&leaks["capture"], &CAPTURE_KEYS);
+    assert_keys(
+        &leaks["lines"][0],
+        &[
+            "function",
+            "file",
+            "line",
+            "own_bytes",
+            "blocks_count",
+            "arenas_count",
+            "young_bytes",
+            "young_blocks_count",
+            "called_from",
+        ],
+    );
+    // The same from both commands.
+    let of_summary = Tool::new(&["summary", "--leaks", "--json", file]).json();
+    assert_eq!(of_summary, leaks);
+}
+
+#[test]
+fn a_report_goes_to_a_file_that_is_not_overwritten_unasked() {
+    let Some(captures) = captures() else { return };
+    let file = &captures.files[0];
+    for command in ["summary", "leaks"] {
+        let path = captures.dir.file(&format!("{command}.txt"));
+        let report = Tool::new(&[command, file]).succeed().stdout;
+        let output = Tool::new(&[command, file, "-o", &path]).succeed();
+        assert_eq!(output.stdout, format!("Wrote {path}\n"));
+        assert_eq!(std::fs::read_to_string(&path).expect("the report"), report);
+        let refused = Tool::new(&[command, file, "-o", &path]).run();
+        refused.assert_code(1).assert_says("-f");
+        Tool::new(&[command, file, "-f", "-o", &path, "--json"]).succeed();
+        let object: Value = serde_json::from_str(&std::fs::read_to_string(&path).expect("the report")).expect("JSON");
+        assert_eq!(object["schema"], 1);
+    }
+}
