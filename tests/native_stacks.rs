@@ -1,11 +1,14 @@
 //! `attach --native`. glibc's own unwinder, called in the target beside each allocation, says what is right.
 
 use crate::support::{
-    Dir, Interpreter, Target, Tool, eventually, interpreters, native, process, skip_optional, snapshot, upstream,
+    Dir, Interpreter, Target, Tool, eventually, interpreters, native, packages, process, skip_optional, snapshot,
+    test_file, upstream,
 };
 use nix::sys::signal::Signal;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// What the target noted of one allocation: kind, size, return addresses from the innermost on.
@@ -15,8 +18,11 @@ struct Note {
     frames: Vec<u64>,
 }
 
+/// Native stacks by the size of the allocation that they are of.
+type Stacks = HashMap<u64, Vec<u64>>;
+
 /// Native stacks by the size of the allocation, innermost first, from the capture's records.
-fn stacks_by_size(capture: &str) -> HashMap<u64, Vec<u64>> {
+fn stacks_by_size(capture: &str) -> Stacks {
     let output = Tool::new(&["parse", capture]).succeed();
     let hex = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("hexadecimal");
     let mut nodes = vec![(0, 0)];
@@ -86,7 +92,7 @@ fn may_end_early(kind: &str) -> bool {
     ["alternate", "coroutine", "rowless"].contains(&kind)
 }
 
-fn assert_as_noted(stacks: &HashMap<u64, Vec<u64>>, note: &Note) {
+fn assert_as_noted(stacks: &Stacks, note: &Note) {
     let Note { kind, size, frames } = note;
     let stack = stacks
         .get(size)
@@ -174,6 +180,89 @@ fn modules_that_come_and_go_are_followed() {
         assert_as_noted(&stacks, note);
     }
     assert!(target.finish().success());
+}
+
+/// What native_steps.cpp notes, after these commands in one window, and the capture's stacks; on an interpreter with these
+/// packages.
+fn noted_steps(python: &Interpreter, packages: Option<&Path>, commands: &[&str]) -> Option<(Vec<Note>, Stacks)> {
+    let flags = ["-Wl,-z,lazy", "-fcf-protection=none"];
+    let library = native::library_of_cpp("native_steps.cpp", &flags)?;
+    let dir = Dir::new();
+    let copy = dir.file("copy.so");
+    std::fs::copy(&library, &copy).expect("a copy of the library");
+    let mut command = Command::new(&python.path);
+    command
+        .arg(test_file("targets/native_steps.py"))
+        .args([&library, &copy]);
+    if let Some(packages) = packages {
+        command.env("PYTHONPATH", packages);
+    }
+    let mut target = Target::start(dir, command);
+    let capture = target.dir.file("capture.bin");
+    attach(&target, &capture);
+    for command in commands {
+        target.ask(command, "done");
+    }
+    detach(&target);
+    let stacks = stacks_by_size(&capture);
+    let notes = notes(&mut target);
+    assert!(target.finish().success());
+    Some((notes, stacks))
+}
+
+fn assert_all_as_noted(stacks: &Stacks, notes: &[Note]) {
+    notes.iter().for_each(|note| assert_as_noted(stacks, note));
+}
+
+/// In prologues and epilogues, in the PLT and in the dynamic linker that binds a function: at each instruction the stack
+/// is what glibc makes of it. But for the linker's trampoline of some thirty instructions, which keeps its frame in a
+/// register that is not followed: there it ends.
+#[test]
+fn stacks_are_right_at_each_instruction() {
+    let noted = interpreters::any().and_then(|python| noted_steps(&python, None, &["steps"]));
+    let Some((notes, stacks)) = noted else { return };
+    let (cut, whole): (Vec<&Note>, Vec<&Note>) = notes
+        .iter()
+        .partition(|note| stacks[&note.size].len() < note.frames.len());
+    whole.iter().for_each(|note| assert_as_noted(&stacks, note));
+    assert!(whole.len() > 300, "{} {}", whole.len(), cut.len());
+    let frames_shared = |note: &&&Note| {
+        let pairs = stacks[&note.size].iter().zip(&note.frames).skip(1);
+        pairs
+            .take_while(|(ours, theirs)| ours.wrapping_sub(**theirs) <= 1)
+            .count()
+            + 1
+    };
+    assert!(cut.iter().all(|note| frames_shared(&note) == stacks[&note.size].len()));
+    let ends: Vec<u64> = cut
+        .iter()
+        .map(|note| *stacks[&note.size].last().expect("a frame"))
+        .collect();
+    if let (Some(first), Some(last)) = (ends.iter().min(), ends.iter().max()) {
+        assert!(last - first < 300, "{ends:x?}");
+    }
+}
+
+#[test]
+fn stacks_are_right_while_exceptions_unwind() {
+    let noted = interpreters::any().and_then(|python| noted_steps(&python, None, &["exceptions"]));
+    let Some((notes, stacks)) = noted else { return };
+    assert_all_as_noted(&stacks, &notes);
+    let count = |kind: &str| notes.iter().filter(|note| note.kind == kind).count();
+    assert_eq!((count("unwinding"), count("caught"), count("new_handler")), (5, 2, 1));
+}
+
+per_interpreter!(stacks_of_greenlets_in_native_code);
+
+fn stacks_of_greenlets_in_native_code(python: &Interpreter) {
+    let Some(packages) = packages::from_pypi(python, "greenlet") else {
+        return;
+    };
+    let Some((notes, stacks)) = noted_steps(python, Some(&packages), &["greenlets"]) else {
+        return;
+    };
+    assert_all_as_noted(&stacks, &notes);
+    assert!(notes.len() >= 30, "{}", notes.len());
 }
 
 per_interpreter!(upstreams_reader_merges_native_and_python_frames);

@@ -2,10 +2,9 @@
 
 use crate::support::ledger::Table;
 use crate::support::upstream::Dump;
-use crate::support::{Dir, Interpreter, Target, Tool, skip_optional, test_file, upstream};
-use std::path::{Path, PathBuf};
+use crate::support::{Dir, Interpreter, Target, Tool, packages, test_file, upstream};
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 per_interpreter!(stacks_of_rare_kinds, stacks_of_greenlets);
 
@@ -38,39 +37,13 @@ fn stacks_of_rare_kinds(python: &Interpreter) {
 }
 
 fn stacks_of_greenlets(python: &Interpreter) {
-    let Some(packages) = greenlet(python) else { return };
+    let Some(packages) = packages::from_pypi(python, "greenlet") else {
+        return;
+    };
     let Some(table) = ledger(python, &["greenlet"], Some(&packages)) else {
         return;
     };
     table.assert_right();
     assert!(table.owed() >= 30, "{table}");
     println!("{table}");
-}
-
-/// The package from PyPI, kept below the target directory, or a skip.
-fn greenlet(python: &Interpreter) -> Option<PathBuf> {
-    let is_system = python.path.starts_with("/usr");
-    let name = format!("greenlet-3.{}{}", python.minor, if is_system { "-system" } else { "" });
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("..").join(name);
-    if !directory.join("greenlet").exists() {
-        let to = directory.to_str().expect("UTF-8");
-        let install = [
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--only-binary=:all:",
-            "--target",
-            to,
-            "greenlet",
-        ];
-        let output = Tool::program(python.path.clone(), &install)
-            .deadline(Duration::from_secs(120))
-            .run();
-        if !output.status.success() {
-            skip_optional("greenlet", output.stderr.lines().last().unwrap_or("pip failed"));
-            return None;
-        }
-    }
-    Some(directory)
 }

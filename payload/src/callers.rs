@@ -254,7 +254,15 @@ impl<'a> Callers<'a> {
         let bp = match rule.rbp() {
             Rule::RBP_UNCHANGED => self.registers.bp,
             Rule::RBP_AT_RBP => self.read(self.registers.bp)?,
-            words => self.read(cfa.wrapping_sub(words as u64 * 8))?,
+            words => {
+                let at = cfa.wrapping_sub(words as u64 * 8);
+                // A signal came between `leave` and `ret`: compilers do not say that the register has it again.
+                if at < self.registers.sp {
+                    self.registers.bp
+                } else {
+                    self.read(at)?
+                }
+            }
         };
         // Above the stack pointer, or it could not be read.
         let pc = self.read(cfa.wrapping_sub(8))?;

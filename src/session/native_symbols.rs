@@ -14,7 +14,7 @@ const SYMBOLIZE_MAX: Duration = Duration::from_secs(60);
 const THREADS_MAX: usize = 4;
 
 /// How long debug information may be fetched from elsewhere.
-const FETCH_MAX: Duration = Duration::from_secs(300);
+const FETCH_MAX: Duration = Duration::from_secs(60);
 
 /// A return address and in which epoch it was met: the modules' places are those of that epoch.
 pub type Place = (u64, u32);

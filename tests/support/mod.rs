@@ -8,6 +8,7 @@ pub mod json;
 pub mod ledger;
 pub mod libraries;
 pub mod native;
+pub mod packages;
 pub mod process;
 pub mod skip;
 pub mod snapshot;

@@ -1,6 +1,6 @@
 //! Native code for targets, compiled from `tests/targets`.
 
-use super::{skip, test_file};
+use super::{skip, skip_optional, test_file};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +11,21 @@ pub fn library(source: &str, more: &[&str]) -> Option<String> {
     let mut arguments = vec!["-shared", "-fPIC"];
     arguments.extend(more);
     build(source, &arguments)
+}
+
+/// A shared library of C++ for ctypes. Skips without a compiler for it.
+pub fn library_of_cpp(source: &str, more: &[&str]) -> Option<String> {
+    if !Command::new("c++")
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        skip_optional("a C++ compiler", "apt-get install -y g++");
+        return None;
+    }
+    let mut all = more.to_vec();
+    all.push("-lstdc++");
+    library(source, &all)
 }
 
 /// Compiles a source once for this run of the tests. Skips without a C compiler.
