@@ -197,6 +197,83 @@ fn keys_of_the_json_are_those_that_the_readme_names() {
 }
 
 #[test]
+fn keys_of_growth_and_diff() {
+    let Some(captures) = captures() else { return };
+    let [first, second] = [&captures.files[0], &captures.files[1]];
+    let growth = Tool::new(&["growth", "--json", first]).json();
+    let more = ["window_ms", "slice_ms", "is_too_short", "growing_count", "lines"];
+    assert_keys(&growth, &[&["schema", "report", "capture"][..], &more].concat());
+    assert_keys(
+        &growth["lines"][0],
+        &[
+            "function",
+            "file",
+            "line",
+            "own_bytes",
+            "blocks_count",
+            "is_growing",
+            "growth_bytes_per_second",
+            "series_bytes",
+        ],
+    );
+    // Every line that leaks is there, with the same numbers.
+    let sums = |object: &Value| -> BTreeMap<(String, String, u64), (u64, u64)> {
+        let row = |row: &Value| {
+            let place = (
+                text(&row["function"]).to_owned(),
+                text(&row["file"]).to_owned(),
+                integer(&row["line"]),
+            );
+            (place, (integer(&row["own_bytes"]), integer(&row["blocks_count"])))
+        };
+        array(&object["lines"]).iter().map(row).collect()
+    };
+    assert_eq!(sums(&growth), sums(&Tool::new(&["leaks", "--json", first]).json()));
+    Tool::new(&["growth", first]).succeed().assert_plain();
+
+    let diff = Tool::new(&["diff", "--json", first, second]).json();
+    let more = ["mode", "before", "after", "functions"];
+    assert_keys(&diff, &[&["schema", "report", "captures"][..], &more].concat());
+    for side in ["before", "after"] {
+        assert_keys(&diff[side], &["total_bytes", "blocks_count"]);
+        assert_keys(
+            &diff["functions"][0][side],
+            &["total_bytes", "own_bytes", "blocks_count"],
+        );
+    }
+    assert_keys(
+        &diff["functions"][0],
+        &[
+            "function",
+            "file",
+            "line",
+            "own_change_bytes",
+            "total_change_bytes",
+            "blocks_change_count",
+            "before",
+            "after",
+        ],
+    );
+    for (capture, side) in array(&diff["captures"]).iter().zip(["before", "after"]) {
+        assert_keys(capture, &CAPTURE_KEYS);
+        let summary = Tool::new(&["summary", "--json", text(&capture["path"])]).json();
+        assert_eq!(summary["total_bytes"], diff[side]["total_bytes"]);
+        let own: u64 = array(&diff["functions"])
+            .iter()
+            .map(|row| integer(&row[side]["own_bytes"]))
+            .sum();
+        assert_eq!(own, integer(&summary["total_bytes"]), "own memory adds up");
+    }
+    for row in array(&diff["functions"]) {
+        let [before, after] = ["before", "after"].map(|side| integer(&row[side]["own_bytes"]) as i64);
+        assert_eq!(row["own_change_bytes"], after - before);
+    }
+    Tool::new(&["diff", first, first])
+        .succeed()
+        .assert_says("No place holds more or less than before.");
+}
+
+#[test]
 fn a_report_goes_to_a_file_that_is_not_overwritten_unasked() {
     let Some(captures) = captures() else { return };
     let file = &captures.files[0];

@@ -191,6 +191,11 @@ impl Heap {
         })
     }
 
+    /// Each place that ever held something; what it holds now is what counts.
+    pub fn held(&self) -> impl ExactSizeIterator<Item = &Place> {
+        self.places.iter()
+    }
+
     pub fn peak_bytes(&self) -> u64 {
         self.places.peak_bytes()
     }

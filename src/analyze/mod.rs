@@ -6,14 +6,17 @@
 //! - [`mod@functions`]: a snapshot as one row a function, for `memray summary`.
 //! - [`mod@lines`]: a snapshot as one row an allocating line, with where that line lies ([`origin`]).
 //! - [`mod@tree`]: a snapshot as a tree of calls, for `memray tree`.
+//! - [`growth`]: which lines hold more and more; [`mod@diff`]: two captures beside each other.
 //! - [`statistics`]: everything that was ever allocated, for `memray stats`, also by package ([`modules`]).
-//! - [`trend`]: is a series of samples growing? [`mod@verdict`]: that, the time to the limit, and a reconciliation.
+//! - [`mod@trend`]: is a series of samples growing? [`mod@verdict`]: that, the time to the limit, and a reconciliation.
 //! - [`mod@losses`]: what was not recorded, by what that means.
 //! - [`input`]: what all of it works on.
 
 mod age;
+mod diff;
 mod functions;
 mod gather;
+mod growth;
 mod heap;
 mod high_water;
 mod input;
@@ -29,8 +32,10 @@ mod tree;
 mod trend;
 mod verdict;
 
+pub use diff::{Amounts, DiffRow, DiffTable, diff};
 pub use functions::{FunctionRow, FunctionTable, Keys, SortColumn, functions};
 pub use gather::{Gatherer, Mode};
+pub use growth::{GrowthRow, GrowthTable, History};
 pub use heap::{Heap, Snapshot, arena_bytes};
 pub use input::{Location, Stacks};
 pub use lines::{LineRow, LineTable, lines};
@@ -39,7 +44,7 @@ pub use modules::SearchPaths;
 pub use origin::Origins;
 pub use statistics::{Amount, Line, Statistics, Tally, histogram, largest};
 pub use tree::{STACKS_DEFAULT, Tree, TreeNode, tree};
-pub use trend::{Rate, Trend};
+pub use trend::{Rate, Trend, trend};
 pub use verdict::{Basis, Evidence, Limit, Reconcile, Verdict, verdict};
 #[cfg(test)]
 pub use {heap::Young, lines::Caller, origin::Origin, tree::Rest};

@@ -185,6 +185,8 @@ fn answer_text(
         missed_count: family.missed_count,
         refused: family.refused,
     });
+    // The table has native lines where they were recorded.
+    let look_at = format!("{}{capture}", if appendix.native.is_some() { "--native " } else { "" });
     let answer = report::Answer {
         leaks: &lines,
         verdict: &verdict,
@@ -199,7 +201,7 @@ fn answer_text(
         oom_kills_count: ended.oom_kills,
         pauses_us: &appendix.pause_us,
         left_over_bytes: appendix.left_over_bytes,
-        capture: ended.kept.is_none().then_some(&capture),
+        capture: ended.kept.is_none().then_some(&look_at),
         small_objects_command: Some(&format!("memray attach --trace-python-allocators {pid}")),
     };
     let options = report::LeaksOptions {

@@ -47,6 +47,10 @@ enum Command {
     Leaks(LeaksArgs),
     /// Show the calls that led to the memory, as a tree
     Tree(TreeArgs),
+    /// Show which lines hold more and more, and how fast
+    Growth(GrowthArgs),
+    /// Show what changed from one capture to another
+    Diff(DiffArgs),
     /// Show how much was allocated, in which sizes, by what and where
     Stats(StatsArgs),
     /// Print every record of a capture, one a line
@@ -230,6 +234,41 @@ struct LeaksArgs {
 }
 
 #[derive(Args)]
+struct GrowthArgs {
+    /// A capture
+    #[arg(value_name = "FILE")]
+    results: PathBuf,
+    /// Show at most this many rows [default: what fits the terminal]
+    #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_rows: Option<u32>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args)]
+struct DiffArgs {
+    /// The earlier capture
+    #[arg(value_name = "BEFORE")]
+    before: PathBuf,
+    /// The later capture
+    #[arg(value_name = "AFTER")]
+    after: PathBuf,
+    #[command(flatten)]
+    mode: ModeArgs,
+    /// Compare lines, not functions
+    #[arg(long)]
+    by_line: bool,
+    /// Show at most this many rows [default: what fits the terminal]
+    #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_rows: Option<u32>,
+    /// Show native functions among those of Python, where they were recorded
+    #[arg(long)]
+    native: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args)]
 struct SummaryArgs {
     /// A capture
     #[arg(value_name = "FILE")]
@@ -326,6 +365,8 @@ pub fn run() -> ExitCode {
         Command::Summary(args) => done(reports::summary(&args)),
         Command::Tree(args) => done(reports::tree(&args)),
         Command::Leaks(args) => done(reports::leaks(&args)),
+        Command::Growth(args) => done(reports::growth(&args)),
+        Command::Diff(args) => done(reports::diff(&args)),
         Command::Stats(args) => done(reports::stats(&args)),
         Command::Parse(args) => done(reports::parse(&args)),
         Command::Guardian {

@@ -62,7 +62,7 @@ pub struct Answer<'a> {
     pub pauses_us: &'a [u64],
     /// Address space that stays in the target, inert; 0 where nothing does.
     pub left_over_bytes: u64,
-    /// The capture, as it is typed on a command line, where one is kept.
+    /// The capture, as it is typed on a command line with the flags that this table takes, where one is kept.
     pub capture: Option<&'a str>,
     /// A command that shows small objects one by one, where there is one.
     pub small_objects_command: Option<&'a str>,
@@ -118,7 +118,7 @@ pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &m
     }
 }
 
-fn per_second(rate: &Rate) -> String {
+pub fn per_second(rate: &Rate) -> String {
     let speed = format::bytes_short(rate.bytes_per_second.round() as u64);
     let error = format::bytes_short(rate.error_bytes_per_second.round() as u64);
     format!("{speed}/s (give or take {error}/s)")

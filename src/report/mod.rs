@@ -3,6 +3,7 @@
 //! - [`mod@summary`]: functions by what they hold; [`mod@leaks`]: lines by what is still live; [`mod@answer`]: that
 //!   and the verdict on a window; [`mod@parse`]: records one by one.
 //! - [`mod@tree`]: calls from the outermost in.
+//! - [`mod@growth`]: lines that hold more and more; [`mod@diff`]: what changed between two captures.
 //! - [`mod@stats`]: all that was ever allocated, as text and as JSON.
 //! - [`json`]: what all reports' JSON begins with.
 //! - [`mod@head`]: what the figures of a capture lack.
@@ -12,6 +13,8 @@
 mod answer;
 mod checklist;
 mod children;
+mod diff;
+mod growth;
 mod head;
 mod json;
 mod leaks;
@@ -27,6 +30,8 @@ mod tree;
 pub use answer::{Answer, TargetEnd, answer};
 pub use checklist::{Line, Mark, checklist};
 pub use children::Children;
+pub use diff::{DiffOptions, diff, diff_object};
+pub use growth::{GrowthOptions, growth, growth_object};
 pub use head::{Head, head};
 pub use json::{CaptureFacts, write as write_json};
 pub use leaks::{LeaksOptions, leaks, leaks_object};

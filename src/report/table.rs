@@ -93,9 +93,15 @@ impl Table {
                 write!(out, "│{}", layout.padding)?;
                 line.write(layout.widths[0], paint, out)?;
                 write!(out, "{}│", layout.padding)?;
-                for ((number, style), width) in row.numbers.iter().zip(&layout.widths[1..]) {
+                for ((number, style), columns) in row.numbers.iter().zip(&layout.widths[1..]) {
                     let number = if index == 0 { number } else { "" };
-                    write!(out, "{}{:2$}", layout.padding, "", width.saturating_sub(number.len()))?;
+                    write!(
+                        out,
+                        "{}{:2$}",
+                        layout.padding,
+                        "",
+                        columns.saturating_sub(width(number))
+                    )?;
                     paint.write(*style, number, out)?;
                     write!(out, "{}│", layout.padding)?;
                 }
@@ -137,7 +143,7 @@ impl Table {
         let words = self.titles[column].split(' ').map(width);
         let cells = self.rows.iter().map(|row| match column {
             0 => row.lines.iter().map(PlaceLine::width).max().unwrap_or(0),
-            _ => row.numbers.get(column - 1).map_or(0, |(number, _)| number.len()),
+            _ => row.numbers.get(column - 1).map_or(0, |(number, _)| width(number)),
         });
         words.chain(cells).max().unwrap_or(0)
     }

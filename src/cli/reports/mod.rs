@@ -1,11 +1,15 @@
 //! The reports on a capture, one a file; what they share is here: opening, heads, warnings, files.
 
+mod diff;
+mod growth;
 mod leaks;
 mod parse;
 mod stats;
 mod summary;
 mod tree;
 
+pub use diff::diff;
+pub use growth::growth;
 pub use leaks::leaks;
 pub use parse::parse;
 pub use stats::stats;
@@ -126,11 +130,16 @@ pub fn leaks_of(path: &Path) -> Result<LineTable, Failure> {
 fn line_table(gathered: &Gathered) -> LineTable {
     let header = gathered.reader.header();
     let arena = arena_bytes(header.python_version, header.python_allocator);
-    let origins = Origins {
+    let origins = origins(&gathered.reader);
+    lines(&gathered.snapshot, &WithoutAllocators(gathered), &origins, arena)
+}
+
+fn origins(reader: &Reader) -> Origins<'_> {
+    let header = reader.header();
+    Origins {
         libdest: &header.libdest,
         site_packages: &header.site_packages,
-    };
-    lines(&gathered.snapshot, &WithoutAllocators(gathered), &origins, arena)
+    }
 }
 
 /// What JSON calls it.
