@@ -2,7 +2,9 @@
 
 use crate::support::ledger::Table;
 use crate::support::upstream::Dump;
-use crate::support::{Dir, Interpreter, Target, Tool, packages, test_file, upstream};
+use crate::support::{
+    Dir, Interpreter, Target, Tool, interpreters, packages, skip, skip_optional, test_file, upstream,
+};
 use std::path::Path;
 use std::process::Command;
 
@@ -46,4 +48,75 @@ fn stacks_of_greenlets(python: &Interpreter) {
     table.assert_right();
     assert!(table.owed() >= 30, "{table}");
     println!("{table}");
+}
+
+/// An interpreter that calls trace functions itself, and one that has `sys.monitoring` do it.
+fn two_kinds() -> impl Iterator<Item = Interpreter> {
+    [11, 13].into_iter().filter_map(interpreters::minor)
+}
+
+fn stacks_with(kind: &str, owed_min: usize) {
+    for python in two_kinds() {
+        let Some(packages) = packages::from_pypi(&python, kind) else {
+            return;
+        };
+        let Some(table) = ledger(&python, &[kind], Some(&packages)) else {
+            return;
+        };
+        table.assert_right();
+        assert!(table.owed() >= owed_min, "{table}");
+        println!("{table}");
+    }
+}
+
+#[test]
+fn stacks_of_gevents_greenlets() {
+    stacks_with("gevent", 32);
+}
+
+/// It goes on counting lines, before, in and after the window.
+#[test]
+fn stacks_under_coverage() {
+    stacks_with("coverage", 2);
+}
+
+/// `between.pyx` as an extension module for this interpreter, or a skip.
+fn cython_module(python: &Interpreter) -> Option<Dir> {
+    let packages = packages::from_pypi(python, "cython")?;
+    let dir = Dir::new();
+    let (source, library) = (dir.file("between.c"), dir.file("between.so"));
+    let pyx = test_file("targets/between.pyx");
+    let pyx = pyx.to_str().expect("UTF-8");
+    Tool::program(python.path.clone(), &["-m", "cython", "-3", pyx, "-o", &source])
+        .env("PYTHONPATH", packages.to_str().expect("UTF-8"))
+        .succeed();
+    let code = "import sysconfig; print(sysconfig.get_path('include'), end='')";
+    let include = Tool::program(python.path.clone(), &["-c", code]).succeed().stdout;
+    if !Path::new(&include).join("Python.h").exists() {
+        skip_optional("Python.h", "apt-get install -y python3-dev");
+        return None;
+    }
+    let output = Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-I", &include, "-o", &library, &source])
+        .output();
+    match output {
+        Ok(output) if output.status.success() => Some(dir),
+        _ => {
+            skip("no C compiler");
+            None
+        }
+    }
+}
+
+#[test]
+fn stacks_through_cython() {
+    for python in two_kinds() {
+        let Some(module) = cython_module(&python) else { return };
+        let Some(table) = ledger(&python, &["cython"], Some(module.path())) else {
+            return;
+        };
+        table.assert_right();
+        assert!(table.owed() >= 4, "{table}");
+        println!("{table}");
+    }
 }

@@ -1,6 +1,6 @@
 """Allocates on stacks of the rarer kinds, and writes down each of them.
 
-usage: python_stacks.py LOG [greenlet]
+usage: python_stacks.py LOG [greenlet | gevent | coverage | cython]
 
 Prints `ready`, then: `go` makes the allocations and answers `done`; `report` writes LOG and answers `done`, or says
 `failed` and why if a profile or trace function of the program's own has not seen what it should have. LOG,
@@ -219,9 +219,85 @@ def greenlets():
     other.throw()
 
 
+# --- gevent's greenlets, and its pool of threads
+
+def gevents():
+    import gevent
+
+    def work(depth, times):
+        if depth:
+            return work(depth - 1, times)
+        for _ in range(times):
+            note(bytearray(next_size()), "gevent")
+            gevent.sleep(0)
+            note(bytearray(next_size()), "gevent")
+
+    jobs = [gevent.spawn(work, depth, 3) for depth in range(5)]
+    gevent.joinall(jobs)
+    gevent.get_hub().threadpool.apply(work_in_pool)
+    note(bytearray(next_size()), "gevent")
+
+
+def work_in_pool():
+    note(bytearray(next_size()), "gevent")
+
+
+# --- under coverage, which counts the lines that run
+
+def covered(argument):
+    lines = [sys._getframe().f_lineno]
+    if argument:
+        lines.append(sys._getframe().f_lineno)
+        note(bytearray(next_size()), "under coverage")
+    else:
+        lines.append(sys._getframe().f_lineno)
+    return lines
+
+
+class Covered:
+    """From before the window until after it."""
+
+    def __init__(self):
+        import coverage
+        self.coverage, self.lines = coverage.Coverage(data_file=None), []
+        self.coverage.start()
+
+    def go(self):
+        self.lines += covered(True)
+        thread = threading.Thread(target=lambda: self.lines.extend(covered(True)))
+        thread.start()
+        thread.join()
+
+    def report(self):
+        self.lines += covered(False)
+        self.coverage.stop()
+        seen = set(self.coverage.get_data().lines(__file__) or [])
+        return None if seen.issuperset(self.lines) else "coverage saw %s of %s" % (sorted(seen), self.lines)
+
+
+# --- Cython's functions between Python's
+
+def cythons():
+    import between
+
+    def called():
+        note(bytearray(next_size()), "Cython between Python's frames")
+
+    between.through(called)
+    between.Through(called).again(3)
+    # One that Cython's code makes: of the line that calls it.
+    note(between.make(next_size()), "by Cython")
+    note(list(between.generate(next_size(), 3))[-1], "by Cython")
+
+
 def main(log, kind=None):
     profiler = cProfile.Profile()
     watched = []
+    coverage = Covered() if kind == "coverage" else None
+    if kind == "gevent":
+        import gevent  # noqa: F401
+    elif kind == "cython":
+        import between  # noqa: F401
     if kind is None:
         watched = [Watched("profile"), Watched("trace")]
         profiler.enable()
@@ -233,6 +309,8 @@ def main(log, kind=None):
             thread = threading.Thread(target=greenlets)
             thread.start()
             thread.join()
+        elif command == b"go" and kind is not None:
+            {"gevent": gevents, "coverage": coverage and coverage.go, "cython": cythons}[kind]()
         elif command == b"go":
             profiled()
             for one in watched:
@@ -246,6 +324,8 @@ def main(log, kind=None):
         elif command == b"report":
             failed = []
             OPEN.clear()
+            if coverage:
+                failed.append(coverage.report())
             for one in watched:
                 one.end.set()
                 one.thread.join()
