@@ -21,6 +21,17 @@ impl Moment {
     }
 }
 
+impl Moment {
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Undoes [`Moment::bits`].
+    pub fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+}
+
 /// A shorter window says nothing about ages.
 const WINDOW_MS_MIN: u64 = 1000;
 /// The part of a window whose blocks may well be about to be freed.
@@ -31,6 +42,7 @@ const YOUNG_PART: u64 = 10;
 pub struct Clock {
     start_ms: Option<i64>,
     elapsed_ms: u64,
+    now: Moment,
 }
 
 impl Clock {
@@ -39,10 +51,11 @@ impl Clock {
         let start_ms = *self.start_ms.get_or_insert(time_ms);
         let elapsed_ms = time_ms.saturating_sub(start_ms);
         self.elapsed_ms = self.elapsed_ms.max(u64::try_from(elapsed_ms).unwrap_or(0));
+        self.now = Moment::from_ms(self.elapsed_ms);
     }
 
     pub fn now(&self) -> Moment {
-        Moment::from_ms(self.elapsed_ms)
+        self.now
     }
 
     /// What is young as of now, if that can be told.

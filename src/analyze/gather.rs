@@ -52,6 +52,14 @@ impl Gatherer {
         }
     }
 
+    /// Takes in several events.
+    pub fn apply_all(&mut self, events: &[Event]) {
+        match &mut self.state {
+            State::Heap(heap) => heap.apply_all(events),
+            State::Temporary(temporary) => events.iter().for_each(|event| temporary.apply(event)),
+        }
+    }
+
     /// The rows. For `arena_bytes` see [`Heap::leaks`].
     pub fn snapshot(&self, arena_bytes: Option<u64>) -> Snapshot {
         match &self.state {

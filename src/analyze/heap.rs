@@ -5,7 +5,7 @@ use wire::Allocator;
 use super::age::{Clock, Youth};
 use super::high_water::{Place, Places};
 use super::input::{Event, Held, StackIndex};
-use super::live::{Block, LiveBlocks};
+use super::live::{Block, LiveBlocks, TOUCHED_AHEAD};
 use super::ranges::RangeMap;
 
 /// No block is larger than an address space; a capture that says so is damaged, and its sums stay sane.
@@ -157,6 +157,16 @@ impl Heap {
         self.places.end_event();
     }
 
+    /// Takes in several events.
+    pub fn apply_all(&mut self, events: &[Event]) {
+        for events in events.chunks(TOUCHED_AHEAD) {
+            self.blocks.touch(events);
+            for event in events {
+                self.apply(event);
+            }
+        }
+    }
+
     #[inline]
     fn place(&mut self, tid: u64, stack: StackIndex, allocator: u8, native_frame: u64) -> u32 {
         if self.tells_threads_apart {
@@ -178,17 +188,8 @@ impl Heap {
 
     /// Each place that held something at the high-water mark or does now: what it held then, what it holds.
     pub fn places(&self) -> impl Iterator<Item = (&Place, Held, Held)> {
-        self.places.iter().filter_map(|place| {
-            let (bytes, blocks) = self.places.at_peak(place);
-            let (peak, now) = (
-                Held { bytes, blocks },
-                Held {
-                    bytes: place.bytes,
-                    blocks: place.blocks,
-                },
-            );
-            (peak != Held::default() || now != Held::default()).then_some((place, peak, now))
-        })
+        let is_needed = |(_, peak, now): &(&Place, Held, Held)| *peak != Held::default() || *now != Held::default();
+        self.places.iter().filter(is_needed)
     }
 
     /// Each place that ever held something; what it holds now is what counts.
@@ -202,18 +203,7 @@ impl Heap {
 
     /// What was live at the last moment at which the heap was largest.
     pub fn high_water(&self) -> Snapshot {
-        let rows = self.places.iter().map(|place| {
-            let (bytes, allocations) = self.places.at_peak(place);
-            LocationRow {
-                tid: place.tid,
-                stack: place.stack,
-                allocator: place.allocator,
-                allocations,
-                bytes,
-                arenas: 0,
-                young: Young::default(),
-            }
-        });
+        let rows = self.places.iter().map(|(place, peak, _)| row(place, peak, 0));
         Snapshot::of(rows, Some(self.peak_bytes()))
     }
 
@@ -233,16 +223,11 @@ impl Heap {
         for block in self.blocks.iter().filter(|block| is_young(block.born)) {
             young[block.location as usize].add(block.bytes, 0);
         }
-        let row = |((place, followed), young): ((&Place, u64), Young)| LocationRow {
-            tid: place.tid,
-            stack: place.stack,
-            allocator: place.allocator,
-            allocations: place.blocks,
-            bytes: place.bytes,
-            arenas: followed + given_arenas(place, arena_bytes),
+        let rows = self.places.iter().zip(arenas).zip(young);
+        let rows = rows.map(|(((place, _, now), followed), young)| LocationRow {
             young,
-        };
-        let rows = self.places.iter().zip(arenas).zip(young).map(row);
+            ..row(place, now, followed + given_arenas(place, now, arena_bytes))
+        });
         Snapshot {
             young_span_ms: youth.map(|youth| youth.span_ms),
             ..Snapshot::of(rows, Some(self.peak_bytes()))
@@ -259,11 +244,24 @@ impl Young {
     }
 }
 
+/// The row of a place that holds this.
+pub fn row(place: &Place, held: Held, arenas: u64) -> LocationRow {
+    LocationRow {
+        tid: place.tid,
+        stack: place.stack,
+        allocator: place.allocator,
+        allocations: held.blocks,
+        bytes: held.bytes,
+        arenas,
+        young: Young::default(),
+    }
+}
+
 /// How many arenas are among the mappings of a place of which only the sum is known: all, where the sum says so.
-fn given_arenas(place: &Place, arena_bytes: Option<u64>) -> u64 {
+fn given_arenas(place: &Place, held: Held, arena_bytes: Option<u64>) -> u64 {
     let is_mapped = place.is_given && place.allocator == Allocator::Mmap as u8;
     match arena_bytes {
-        Some(bytes) if is_mapped && place.blocks.checked_mul(bytes) == Some(place.bytes) => place.blocks,
+        Some(bytes) if is_mapped && held.blocks.checked_mul(bytes) == Some(held.bytes) => held.blocks,
         _ => 0,
     }
 }

@@ -18,8 +18,13 @@ pub struct Place {
     pub native_frame: u64,
     /// What it held was read, not followed.
     pub is_given: bool,
-    pub bytes: u64,
-    pub blocks: u64,
+}
+
+/// What a place holds: apart from what it is, since this changes with each event and should stay in the caches.
+#[derive(Clone, Copy, Debug)]
+struct Sums {
+    bytes: u64,
+    blocks: u64,
     /// As of the last peak before `changed_at`; see [`Places::at_peak`].
     noted_bytes: u64,
     noted_blocks: u64,
@@ -30,11 +35,26 @@ pub struct Place {
 /// What makes a place: stack and allocator and, where threads are told apart, thread and native frame.
 type PlaceKey = (u64, u64, u64);
 
+/// Stacks below this are looked up by index.
+const INDEXED_STACKS_MAX: usize = 1 << 21;
+
+/// The place of a stack's first allocator.
+#[derive(Clone, Copy, Debug, Default)]
+struct Indexed {
+    place: u32,
+    /// 0 where there is none yet.
+    allocator: u8,
+}
+
 /// All places and the peak of their sum.
 #[derive(Debug, Default)]
 pub struct Places {
     places: Vec<Place>,
+    /// By place.
+    sums: Vec<Sums>,
     ids: FxHashMap<PlaceKey, u32>,
+    /// By stack, where only stack and allocator make a place; mostly one stack allocates in one way.
+    by_stack: Vec<Indexed>,
     /// The place that was asked for last; allocations come in bursts from the same line.
     last: Option<(PlaceKey, u32)>,
     live_bytes: u64,
@@ -49,7 +69,24 @@ impl Places {
     /// appearance.
     #[inline]
     pub fn id(&mut self, tid: u64, stack: StackIndex, allocator: u8) -> u32 {
-        self.id_by_key((0, u64::from(stack) << 8 | u64::from(allocator), 0), tid)
+        let key = (0, u64::from(stack) << 8 | u64::from(allocator), 0);
+        let index = stack as usize;
+        if let Some(indexed) = self.by_stack.get(index)
+            && indexed.allocator == allocator
+            && allocator != 0
+        {
+            return indexed.place;
+        }
+        let place = self.id_by_key(key, tid);
+        if index < INDEXED_STACKS_MAX {
+            if index >= self.by_stack.len() {
+                self.by_stack.resize(index + 1, Indexed::default());
+            }
+            if self.by_stack[index].allocator == 0 {
+                self.by_stack[index] = Indexed { place, allocator };
+            }
+        }
+        place
     }
 
     /// The same where each thread and native frame makes a place of its own.
@@ -65,22 +102,23 @@ impl Places {
         {
             return id;
         }
-        let places = &mut self.places;
+        let (places, sums) = (&mut self.places, &mut self.sums);
         let id = *self.ids.entry(key).or_insert_with(|| {
             let id = places.len() as u32;
-            let (bytes, blocks, noted_bytes, noted_blocks, changed_at) = (0, 0, 0, 0, u64::MAX);
             let (_, stack_and_allocator, native_frame) = key;
+            sums.push(Sums {
+                bytes: 0,
+                blocks: 0,
+                noted_bytes: 0,
+                noted_blocks: 0,
+                changed_at: u64::MAX,
+            });
             places.push(Place {
                 tid,
                 stack: (stack_and_allocator >> 8) as StackIndex,
                 allocator: stack_and_allocator as u8,
                 native_frame,
                 is_given: false,
-                bytes,
-                blocks,
-                noted_bytes,
-                noted_blocks,
-                changed_at,
             });
             id
         });
@@ -97,7 +135,7 @@ impl Places {
     /// Changes what a place holds. Sums wrap: a capture that lies about sizes gives wrong sums, not a panic.
     #[inline]
     pub fn change(&mut self, place: u32, bytes: i64, blocks: i64) {
-        let place = &mut self.places[place as usize];
+        let place = &mut self.sums[place as usize];
         if place.changed_at <= self.peak_at {
             place.noted_bytes = place.bytes;
             place.noted_blocks = place.blocks;
@@ -119,8 +157,8 @@ impl Places {
 
     /// Adds to what a place held at the peak and holds now, where that is known from elsewhere.
     pub fn give(&mut self, place: u32, peak: Held, end: Held) {
-        let place = &mut self.places[place as usize];
-        place.is_given = true;
+        self.places[place as usize].is_given = true;
+        let place = &mut self.sums[place as usize];
         // As if it had changed after any peak: what is noted counts.
         place.changed_at = u64::MAX;
         place.noted_bytes = place.noted_bytes.wrapping_add(peak.bytes);
@@ -139,17 +177,23 @@ impl Places {
         self.peak_bytes
     }
 
-    /// Each place, in order of first appearance.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Place> {
-        self.places.iter()
+    /// Each place with what it held at the peak and what it holds now, in order of first appearance.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Place, Held, Held)> {
+        self.places.iter().zip(&self.sums).map(|(place, sums)| {
+            let now = Held {
+                bytes: sums.bytes,
+                blocks: sums.blocks,
+            };
+            (place, self.at_peak(sums), now)
+        })
     }
 
-    /// (bytes, blocks) that the place held at the peak.
-    pub fn at_peak(&self, place: &Place) -> (u64, u64) {
-        if place.changed_at <= self.peak_at {
-            (place.bytes, place.blocks)
+    fn at_peak(&self, sums: &Sums) -> Held {
+        let (bytes, blocks) = if sums.changed_at <= self.peak_at {
+            (sums.bytes, sums.blocks)
         } else {
-            (place.noted_bytes, place.noted_blocks)
-        }
+            (sums.noted_bytes, sums.noted_blocks)
+        };
+        Held { bytes, blocks }
     }
 }

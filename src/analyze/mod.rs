@@ -25,6 +25,7 @@ mod live;
 mod losses;
 mod modules;
 mod origin;
+mod peak;
 mod ranges;
 mod statistics;
 mod temporary;

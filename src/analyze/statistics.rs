@@ -2,9 +2,10 @@
 
 use rustc_hash::FxHashMap;
 
-use super::heap::Heap;
 use super::input::{Event, Location, StackIndex, Stacks};
+use super::live::TOUCHED_AHEAD;
 use super::modules::{Modules, SearchPaths};
+use super::peak::Peak;
 
 /// A number of allocations and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,12 +47,17 @@ pub struct Statistics {
     pub modules: Vec<(String, Amount)>,
 }
 
+/// Allocations of fewer bytes are counted by index.
+const SIZES_INDEXED: u64 = 8192;
+
 /// Takes in events one by one.
 #[derive(Default)]
 pub struct Tally {
-    heap: Heap,
+    peak: Peak,
     records_count: u64,
-    sizes: FxHashMap<u64, u64>,
+    /// By size, those below [`SIZES_INDEXED`].
+    small_sizes: Vec<u64>,
+    large_sizes: FxHashMap<u64, u64>,
     /// By id.
     allocators: Vec<u64>,
     /// By stack.
@@ -59,14 +65,28 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Takes in several events.
+    pub fn apply_all(&mut self, events: &[Event]) {
+        for events in events.chunks(TOUCHED_AHEAD) {
+            self.peak.touch(events);
+            for event in events {
+                self.apply(event);
+            }
+        }
+    }
+
     pub fn apply(&mut self, event: &Event) {
-        self.heap.apply(event);
+        self.peak.apply(event);
         match *event {
             Event::Allocation {
                 size, allocator, stack, ..
             } => {
                 self.records_count += 1;
-                *self.sizes.entry(size).or_default() += 1;
+                if size < SIZES_INDEXED {
+                    *at(&mut self.small_sizes, size as usize) += 1;
+                } else {
+                    *self.large_sizes.entry(size).or_default() += 1;
+                }
                 *at(&mut self.allocators, usize::from(allocator)) += 1;
                 at(&mut self.stacks, stack as usize).add(Amount {
                     allocations: 1,
@@ -93,7 +113,8 @@ impl Tally {
             lines.add(frames().next().map(line), amount);
             by_module.add(modules.of(frames()), amount);
         }
-        let mut sizes: Vec<_> = self.sizes.into_iter().collect();
+        let small_sizes = (0..).zip(self.small_sizes).filter(|&(_, count)| count != 0);
+        let mut sizes: Vec<(u64, u64)> = small_sizes.chain(self.large_sizes).collect();
         sizes.sort_unstable();
         let counts = self.allocators.iter().enumerate().filter(|&(_, &count)| count != 0);
         let mut allocators: Vec<_> = counts.map(|(id, &count)| (id as u8, count)).collect();
@@ -101,7 +122,7 @@ impl Tally {
         Statistics {
             total,
             records_count: self.records_count,
-            peak_bytes: self.heap.high_water().peak_bytes,
+            peak_bytes: self.peak.bytes(),
             sizes,
             allocators,
             lines: lines.amounts,

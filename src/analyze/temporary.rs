@@ -6,7 +6,7 @@
 use rustc_hash::FxHashMap;
 use wire::Allocator;
 
-use super::heap::{BLOCK_BYTES_MAX, LocationRow, Snapshot, Young};
+use super::heap::{BLOCK_BYTES_MAX, Snapshot, row};
 use super::high_water::Places;
 use super::input::Event;
 
@@ -98,15 +98,7 @@ impl Temporary {
 
     /// All that were temporary so far. There is no moment at which they all lived: the peak is their sum.
     pub fn snapshot(&self) -> Snapshot {
-        let rows = self.places.iter().map(|place| LocationRow {
-            tid: place.tid,
-            stack: place.stack,
-            allocator: place.allocator,
-            allocations: place.blocks,
-            bytes: place.bytes,
-            arenas: 0,
-            young: Young::default(),
-        });
+        let rows = self.places.iter().map(|(place, _, now)| row(place, now, 0));
         Snapshot::of(rows, None)
     }
 }

@@ -29,12 +29,25 @@ impl AddressCache {
     #[inline]
     pub fn take(&mut self, slot: usize, fields: &mut Fields<'_>) -> Result<u64, Fault> {
         if slot != ADDRESS_CACHE_SLOTS {
-            return Ok(self.addresses[(self.newest + slot) & ADDRESS_CACHE_SLOTS]);
+            return Ok(self.hit(slot));
         }
-        self.last = self.last.wrapping_add(fields.signed()? as u64);
+        let difference = fields.signed()?;
+        Ok(self.miss(difference))
+    }
+
+    /// The address in `slot`, which is below [`ADDRESS_CACHE_SLOTS`].
+    #[inline]
+    pub fn hit(&self, slot: usize) -> u64 {
+        self.addresses[(self.newest + slot) & ADDRESS_CACHE_SLOTS]
+    }
+
+    /// The address that differs so much from the last one that was written in full; it takes slot 0.
+    #[inline]
+    pub fn miss(&mut self, difference: i64) -> u64 {
+        self.last = self.last.wrapping_add(difference as u64);
         self.newest = self.newest.wrapping_sub(1) & ADDRESS_CACHE_SLOTS;
         self.addresses[self.newest] = self.last << 3;
-        Ok(self.last << 3)
+        self.last << 3
     }
 }
 

@@ -3,8 +3,6 @@
 //! Equal stacks are equal nodes, so a stack is one `u32`, and the difference between two stacks is found by
 //! walking up from both.
 
-use rustc_hash::FxHashMap;
-
 /// One Python frame of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Frame {
@@ -28,16 +26,31 @@ struct Node {
     /// Index in `frames`.
     frame: u32,
     depth: u32,
-    /// The child that was asked for last; 0 for none. Most lookups end here.
+    /// The child that was asked for last; 0 for none.
     last_child: u32,
 }
 
+/// An entry of the table of nodes by parent and frame, a whole of which is looked at once.
+#[derive(Clone, Copy, Default)]
+struct Child {
+    parent: u32,
+    frame: u32,
+    /// 0 in a free one.
+    node: u32,
+}
+
+/// Fewest entries of the tables.
+const ENTRIES_MIN: usize = 1024;
+
+/// Nodes and frames are found through open-addressed tables: an entry lies where its key hashes to or, where that is
+/// taken, in the first free one behind it. Their lengths are powers of two, and half of them is free. Stacks come and
+/// go by the million, among far fewer nodes: what is looked at should stay in the processor's caches.
 pub struct FrameTree {
     nodes: Vec<Node>,
+    children: Vec<Child>,
     frames: Vec<Frame>,
-    frame_ids: FxHashMap<Frame, u32>,
-    /// (parent node, frame) to node.
-    children: FxHashMap<(u32, u32), u32>,
+    /// Index in `frames` plus 1, or 0, by frame.
+    frame_ids: Vec<u32>,
 }
 
 impl FrameTree {
@@ -50,44 +63,108 @@ impl FrameTree {
         };
         Self {
             nodes: vec![root],
+            children: vec![Child::default(); ENTRIES_MIN],
             frames: Vec::new(),
-            frame_ids: FxHashMap::default(),
-            children: FxHashMap::default(),
+            frame_ids: vec![0; ENTRIES_MIN],
         }
     }
 
     /// The node of `frame` below `parent`, made if need be; `None` when the tree is full.
     #[inline]
     pub fn child(&mut self, parent: u32, frame: Frame) -> Option<u32> {
+        let frame = self.frame_id(frame);
+        // Nodes are numbered as they come, so that a stack's lie side by side, as do a loop's: as a rule the child is
+        // the one of last time, the one behind that, or the one behind its parent.
         let last = self.nodes[parent as usize].last_child;
-        if last != 0 && self.frames[self.nodes[last as usize].frame as usize] == frame {
+        let is_it = |node: u32| {
+            let node = self.nodes.get(node as usize);
+            node.is_some_and(|node| node.frame == frame && node.parent == parent)
+        };
+        if is_it(last) {
             return Some(last);
         }
-        self.child_slow(parent, frame)
+        let near = [last + 1, parent + 1].into_iter().find(|&node| is_it(node));
+        let node = match near {
+            Some(node) => node,
+            None => self.find_child(parent, frame)?,
+        };
+        self.nodes[parent as usize].last_child = node;
+        Some(node)
+    }
+
+    fn find_child(&mut self, parent: u32, frame: u32) -> Option<u32> {
+        let mask = self.children.len() - 1;
+        let mut at = child_hash(parent, frame) & mask;
+        loop {
+            let child = self.children[at];
+            if child.node == 0 {
+                return self.new_child(parent, frame, at);
+            }
+            if child.parent == parent && child.frame == frame {
+                return Some(child.node);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    /// Index of the frame, which is added if need be.
+    #[inline]
+    fn frame_id(&mut self, frame: Frame) -> u32 {
+        let mask = self.frame_ids.len() - 1;
+        let mut at = frame_hash(&frame) & mask;
+        loop {
+            match self.frame_ids[at] {
+                0 => return self.new_frame(frame, at),
+                id if self.frames[id as usize - 1] == frame => return id - 1,
+                _ => at = (at + 1) & mask,
+            }
+        }
     }
 
     #[cold]
-    fn child_slow(&mut self, parent: u32, frame: Frame) -> Option<u32> {
+    fn new_frame(&mut self, frame: Frame, at: usize) -> u32 {
+        self.frames.push(frame);
+        let count = self.frames.len() as u32;
+        self.frame_ids[at] = count;
+        if self.frames.len() * 2 > self.frame_ids.len() {
+            let mask = self.frame_ids.len() * 2 - 1;
+            self.frame_ids = vec![0; mask + 1];
+            for (frame, id) in self.frames.iter().zip(1..) {
+                let mut at = frame_hash(frame) & mask;
+                while self.frame_ids[at] != 0 {
+                    at = (at + 1) & mask;
+                }
+                self.frame_ids[at] = id;
+            }
+        }
+        count - 1
+    }
+
+    #[cold]
+    fn new_child(&mut self, parent: u32, frame: u32, at: usize) -> Option<u32> {
         if self.nodes.len() >= NODES_MAX {
             return None;
         }
-        let frames = &mut self.frames;
-        let frame_id = *self.frame_ids.entry(frame).or_insert_with(|| {
-            frames.push(frame);
-            (frames.len() - 1) as u32
+        let node = self.nodes.len() as u32;
+        let depth = self.nodes[parent as usize].depth + 1;
+        self.nodes.push(Node {
+            parent,
+            frame,
+            depth,
+            last_child: 0,
         });
-        let nodes = &mut self.nodes;
-        let node = *self.children.entry((parent, frame_id)).or_insert_with(|| {
-            let depth = nodes[parent as usize].depth + 1;
-            nodes.push(Node {
-                parent,
-                frame: frame_id,
-                depth,
-                last_child: 0,
-            });
-            (nodes.len() - 1) as u32
-        });
-        nodes[parent as usize].last_child = node;
+        self.children[at] = Child { parent, frame, node };
+        if self.nodes.len() * 2 > self.children.len() {
+            let mask = self.children.len() * 2 - 1;
+            self.children = vec![Child::default(); mask + 1];
+            for (&Node { parent, frame, .. }, node) in self.nodes[1..].iter().zip(1..) {
+                let mut at = child_hash(parent, frame) & mask;
+                while self.children[at].node != 0 {
+                    at = (at + 1) & mask;
+                }
+                self.children[at] = Child { parent, frame, node };
+            }
+        }
         Some(node)
     }
 
@@ -141,4 +218,17 @@ impl FrameTree {
         }
         a
     }
+}
+
+#[inline]
+fn child_hash(parent: u32, frame: u32) -> usize {
+    let key = u64::from(parent) << 32 | u64::from(frame);
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 ^ u64::from(parent)) as usize
+}
+
+#[inline]
+fn frame_hash(frame: &Frame) -> usize {
+    let offset = u64::from(frame.instruction_offset as u32) << 1 | u64::from(frame.is_entry);
+    let mixed = frame.code_id.wrapping_mul(0xd6e8_feb8_6659_fd93) ^ offset;
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
 }

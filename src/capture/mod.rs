@@ -7,6 +7,7 @@
 //! - [`records`]: the file's records one by one, as `memray parse` prints them; [`source`] undoes the sink,
 //!   [`fields`] takes a record apart, [`record`] is the result.
 //! - [`reader`]: the same records as events with stacks, for analysis; [`lines`] turns offsets into lines.
+//!   [`ahead`] does it on a thread of its own; [`runs`] decodes the records there are most of.
 //! - [`hybrid`]: native and Python frames in one stack.
 //! - [`appendix`]: what upstream's format has no place for, behind the end that upstream's reader sees.
 //!
@@ -15,6 +16,7 @@
 //! and what precedes the damage is delivered.
 
 mod aggregated;
+mod ahead;
 mod appendix;
 mod error;
 mod fields;
@@ -26,6 +28,7 @@ mod lnotab;
 mod reader;
 mod record;
 mod records;
+mod runs;
 mod sink;
 mod source;
 mod stack_table;

@@ -20,8 +20,11 @@ use super::{
 /// A stack: a node of the reader's frame tree. Equal stacks have equal indices; 0 is the empty stack.
 pub type StackIndex = u32;
 
+/// Events that are read at once. They stay in the processor's nearest cache.
+const EVENTS_AT_ONCE: usize = 256;
+
 /// Most threads of one capture.
-const THREADS_MAX: usize = 1 << 20;
+pub const THREADS_MAX: usize = 1 << 20;
 
 /// Most code objects of one capture.
 const CODES_MAX: usize = 1 << 24;
@@ -80,24 +83,29 @@ pub struct Location<'a> {
 
 /// Reads the events of one capture. Stacks, names and lines stay available after the last event.
 pub struct Reader {
-    raw: RawReader,
+    pub(super) raw: RawReader,
     line_tables: LineTableFormat,
-    tree: FrameTree,
+    pub(super) tree: FrameTree,
     /// Line of each distinct frame, [`LINE_UNKNOWN`] until it is asked for.
     lines: Vec<AtomicI32>,
     codes: FxHashMap<u64, Code>,
     /// Stacks of the threads other than the current.
-    stacks: FxHashMap<u64, StackIndex>,
+    pub(super) stacks: FxHashMap<u64, StackIndex>,
     thread_names: FxHashMap<u64, String>,
     /// `None` before the first context switch.
-    tid: Option<u64>,
+    pub(super) tid: Option<u64>,
     /// The current thread's.
-    stack: StackIndex,
+    pub(super) stack: StackIndex,
+    /// The stacks that pops lead back to, as far as [`Reader::run`] has come across them; only an aid.
+    pub(super) path: Vec<StackIndex>,
     /// Callers of the native frames, by their numbers from 1.
     native_parents: Vec<u32>,
     /// In aggregated captures: the frames, and the node of each trace.
     place_frames: Vec<Frame>,
     traces: Vec<StackIndex>,
+    /// Events that were read, and how many of them were handed out.
+    ready: Vec<Event>,
+    delivered: usize,
 }
 
 struct Code {
@@ -124,9 +132,12 @@ impl Reader {
             thread_names: FxHashMap::default(),
             tid: None,
             stack: ROOT,
+            path: Vec::new(),
             native_parents: Vec::new(),
             place_frames: Vec::new(),
             traces: Vec::new(),
+            ready: Vec::new(),
+            delivered: 0,
         })
     }
 
@@ -161,121 +172,150 @@ impl Reader {
     }
 
     /// The next event; `None` from the end or the first damage on.
+    #[inline]
+    #[allow(dead_code, reason = "for those that take one event at a time")]
     pub fn next_event(&mut self) -> Option<Event> {
-        loop {
-            match self.raw.next_record()? {
-                RawRecord::Allocation {
-                    address,
-                    size,
-                    allocator,
-                    native_frame,
-                } => {
-                    let Some(tid) = self.tid else {
-                        self.raw.fail("an allocation before any thread");
-                        return None;
-                    };
-                    return Some(match allocator {
-                        1 | 5 => Event::Deallocation {
-                            tid,
-                            address,
-                            allocator,
-                        },
-                        15 => Event::Unmap { tid, address, size },
-                        _ => Event::Allocation {
-                            tid,
-                            address,
-                            size,
-                            allocator,
-                            stack: self.stack,
-                            native_frame,
-                        },
-                    });
-                }
-                RawRecord::FramePush(frame) => {
-                    if let Err(what) = self.push(frame) {
-                        self.raw.fail(what);
-                        return None;
-                    }
-                }
-                RawRecord::FramePop { count } => {
-                    for _ in 0..count {
-                        if self.stack == ROOT {
-                            self.raw.fail("more frames are left than were entered");
-                            return None;
-                        }
-                        self.stack = self.tree.parent(self.stack);
-                    }
-                }
-                RawRecord::Memory { rss_bytes, time_ms } => return Some(Event::Memory { rss_bytes, time_ms }),
-                RawRecord::ContextSwitch { tid } => {
-                    if let Some(last) = self.tid.replace(tid) {
-                        self.stacks.insert(last, self.stack);
-                    }
-                    self.stack = self.stacks.get(&tid).copied().unwrap_or(ROOT);
-                    if self.stacks.len() >= THREADS_MAX {
-                        self.raw.fail("too many threads");
-                        return None;
-                    }
-                }
-                RawRecord::Thread { name } => {
-                    // Upstream keeps names from before the first switch under thread 0.
-                    self.thread_names
-                        .insert(self.tid.unwrap_or(0), String::from_utf8_lossy(name).into_owned());
-                }
-                RawRecord::CodeObject {
-                    code_id,
-                    name,
-                    filename,
-                    firstlineno,
-                    linetable,
-                } => {
-                    // The first definition counts: a line that was given stays as it was.
-                    self.codes.entry(code_id).or_insert_with(|| Code {
-                        name: String::from_utf8_lossy(name).into(),
-                        filename: String::from_utf8_lossy(filename).into(),
-                        firstlineno,
-                        linetable: linetable.into(),
-                    });
-                    if self.codes.len() >= CODES_MAX {
-                        self.raw.fail("too many code objects");
-                        return None;
-                    }
-                }
-                RawRecord::NativeFrame { parent, .. } => {
-                    // A caller comes before whom it calls: a walk up ends.
-                    if parent > self.native_parents.len() as u64 || self.native_parents.len() >= NODES_MAX {
-                        self.raw.fail("a native frame whose caller is unknown");
-                        return None;
-                    }
-                    self.native_parents.push(parent as u32);
-                }
-                RawRecord::MemorySnapshot { time_ms, rss_bytes, .. } => {
-                    let time_ms = time_ms as i64;
-                    return Some(Event::Memory { rss_bytes, time_ms });
-                }
-                RawRecord::PythonFrame { frame_id, frame } => {
-                    if frame_id != self.place_frames.len() as u64 || self.place_frames.len() >= NODES_MAX {
-                        self.raw.fail("a frame out of its order");
-                        return None;
-                    }
-                    self.place_frames.push(frame);
-                }
-                RawRecord::PythonTrace { frame_id, parent } => {
-                    if let Err(what) = self.trace(frame_id, parent) {
-                        self.raw.fail(what);
-                        return None;
-                    }
-                }
-                RawRecord::Aggregated(place) => match self.place(&place) {
-                    Some(event) => return Some(event),
-                    None => {
-                        self.raw.fail("a stack that was not defined");
-                        return None;
-                    }
-                },
-                _ => {}
+        if self.delivered == self.ready.len() {
+            let mut events = std::mem::take(&mut self.ready);
+            self.next_events(&mut events, EVENTS_AT_ONCE);
+            (self.ready, self.delivered) = (events, 0);
+        }
+        let event = *self.ready.get(self.delivered)?;
+        self.delivered += 1;
+        Some(event)
+    }
+
+    /// Replaces `events` by the next ones, so many at most; by none from the end or the first damage on. Not to be
+    /// mixed with [`Reader::next_event`].
+    pub fn next_events(&mut self, events: &mut Vec<Event>, events_max: usize) {
+        events.clear();
+        while events.len() < events_max {
+            self.run(events, events_max);
+            match self.slow_event() {
+                Some(event) => events.push(event),
+                None if self.raw.done => break,
+                None => {}
             }
         }
+    }
+
+    /// Takes one record, one of those that [`Reader::run`] leaves. `None` where it is no event, or at the end.
+    fn slow_event(&mut self) -> Option<Event> {
+        // It changes the stack.
+        self.path.clear();
+        match self.raw.next_record()? {
+            RawRecord::Allocation {
+                address,
+                size,
+                allocator,
+                native_frame,
+            } => {
+                let Some(tid) = self.tid else {
+                    self.raw.fail("an allocation before any thread");
+                    return None;
+                };
+                return Some(match allocator {
+                    1 | 5 => Event::Deallocation {
+                        tid,
+                        address,
+                        allocator,
+                    },
+                    15 => Event::Unmap { tid, address, size },
+                    _ => Event::Allocation {
+                        tid,
+                        address,
+                        size,
+                        allocator,
+                        stack: self.stack,
+                        native_frame,
+                    },
+                });
+            }
+            RawRecord::FramePush(frame) => {
+                if let Err(what) = self.push(frame) {
+                    self.raw.fail(what);
+                    return None;
+                }
+            }
+            RawRecord::FramePop { count } => {
+                for _ in 0..count {
+                    if self.stack == ROOT {
+                        self.raw.fail("more frames are left than were entered");
+                        return None;
+                    }
+                    self.stack = self.tree.parent(self.stack);
+                }
+            }
+            RawRecord::Memory { rss_bytes, time_ms } => return Some(Event::Memory { rss_bytes, time_ms }),
+            RawRecord::ContextSwitch { tid } => {
+                if let Some(last) = self.tid.replace(tid) {
+                    self.stacks.insert(last, self.stack);
+                }
+                self.stack = self.stacks.get(&tid).copied().unwrap_or(ROOT);
+                if self.stacks.len() >= THREADS_MAX {
+                    self.raw.fail("too many threads");
+                    return None;
+                }
+            }
+            RawRecord::Thread { name } => {
+                // Upstream keeps names from before the first switch under thread 0.
+                self.thread_names
+                    .insert(self.tid.unwrap_or(0), String::from_utf8_lossy(name).into_owned());
+            }
+            RawRecord::CodeObject {
+                code_id,
+                name,
+                filename,
+                firstlineno,
+                linetable,
+            } => {
+                // The first definition counts: a line that was given stays as it was.
+                self.codes.entry(code_id).or_insert_with(|| Code {
+                    name: String::from_utf8_lossy(name).into(),
+                    filename: String::from_utf8_lossy(filename).into(),
+                    firstlineno,
+                    linetable: linetable.into(),
+                });
+                if self.codes.len() >= CODES_MAX {
+                    self.raw.fail("too many code objects");
+                    return None;
+                }
+            }
+            RawRecord::NativeFrame { parent, .. } => {
+                // A caller comes before whom it calls: a walk up ends.
+                if parent > self.native_parents.len() as u64 || self.native_parents.len() >= NODES_MAX {
+                    self.raw.fail("a native frame whose caller is unknown");
+                    return None;
+                }
+                self.native_parents.push(parent as u32);
+            }
+            RawRecord::MemorySnapshot { time_ms, rss_bytes, .. } => {
+                let time_ms = time_ms as i64;
+                return Some(Event::Memory { rss_bytes, time_ms });
+            }
+            RawRecord::PythonFrame { frame_id, frame } => {
+                if frame_id != self.place_frames.len() as u64 || self.place_frames.len() >= NODES_MAX {
+                    self.raw.fail("a frame out of its order");
+                    return None;
+                }
+                self.place_frames.push(frame);
+            }
+            RawRecord::PythonTrace { frame_id, parent } => {
+                if let Err(what) = self.trace(frame_id, parent) {
+                    self.raw.fail(what);
+                    return None;
+                }
+            }
+            RawRecord::Aggregated(place) => match self.place(&place) {
+                Some(event) => return Some(event),
+                None => {
+                    self.raw.fail("a stack that was not defined");
+                    return None;
+                }
+            },
+            _ => {}
+        }
+        None
     }
 
     /// The next trace of an aggregated capture.
@@ -390,10 +430,28 @@ impl Reader {
 
     fn node_below(&mut self, above: StackIndex, frame: Frame) -> Result<StackIndex, &'static str> {
         let node = self.tree.child(above, frame).ok_or("too many different stacks")?;
-        if self.lines.len() < self.tree.frames_count() {
+        self.note_frames();
+        Ok(node)
+    }
+
+    /// The next event without [`Reader::run`].
+    #[cfg(test)]
+    pub fn next_event_slowly(&mut self) -> Option<Event> {
+        while !self.raw.done {
+            let event = self.slow_event();
+            if event.is_some() {
+                return event;
+            }
+        }
+        None
+    }
+
+    /// Gives frames that are new a place for their line.
+    #[inline]
+    pub(super) fn note_frames(&mut self) {
+        while self.lines.len() < self.tree.frames_count() {
             self.lines.push(AtomicI32::new(LINE_UNKNOWN));
         }
-        Ok(node)
     }
 
     fn location(&self, node: u32) -> Option<Location<'_>> {

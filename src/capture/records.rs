@@ -15,14 +15,14 @@ use super::{
 
 /// Reads records until the trailer, the content's end or the first damage.
 pub struct RawReader {
-    source: Source,
-    header: Header,
+    pub(super) source: Source,
+    pub(super) header: Header,
     appendix: Option<Appendix>,
-    addresses: AddressCache,
+    pub(super) addresses: AddressCache,
     last_ip: u64,
-    last_native_frame: u64,
+    pub(super) last_native_frame: u64,
     last_firstlineno: i32,
-    done: bool,
+    pub(super) done: bool,
     trailer: bool,
     damage: Option<Damage>,
 }

@@ -74,16 +74,30 @@ fn print_record(out: &mut Vec<u8>, record: &RawRecord<'_>, is_aggregated: bool) 
             size,
             allocator,
             native_frame,
-        } => writeln!(
-            out,
-            "ALLOCATION address={} size={} allocator={} native_frame_id={}",
-            Pointer(address),
-            size as i64,
-            allocator_name(allocator).unwrap_or(""),
-            native_frame as i64
-        ),
-        RawRecord::FramePush(frame) => writeln!(out, "FRAME_PUSH {}", FrameText(frame)),
-        RawRecord::FramePop { count } => writeln!(out, "FRAME_POP count={count}"),
+        } => {
+            out.extend_from_slice(b"ALLOCATION address=");
+            put_pointer(out, address);
+            out.extend_from_slice(b" size=");
+            put_number(out, size as i64);
+            out.extend_from_slice(b" allocator=");
+            out.extend_from_slice(allocator_name(allocator).unwrap_or("").as_bytes());
+            out.extend_from_slice(b" native_frame_id=");
+            put_number(out, native_frame as i64);
+            out.push(b'\n');
+            Ok(())
+        }
+        RawRecord::FramePush(frame) => {
+            out.extend_from_slice(b"FRAME_PUSH ");
+            put_frame(out, frame);
+            out.push(b'\n');
+            Ok(())
+        }
+        RawRecord::FramePop { count } => {
+            out.extend_from_slice(b"FRAME_POP count=");
+            put_number(out, count.into());
+            out.push(b'\n');
+            Ok(())
+        }
         RawRecord::ContextSwitch { tid } => writeln!(out, "CONTEXT_SWITCH tid={tid}"),
         RawRecord::Thread { name } => {
             out.extend_from_slice(if is_aggregated { b"THREAD_RECORD " } else { b"THREAD " });
@@ -148,12 +162,9 @@ fn print_record(out: &mut Vec<u8>, record: &RawRecord<'_>, is_aggregated: bool) 
             )
         }
         RawRecord::PythonFrame { frame_id, frame } => {
-            writeln!(
-                out,
-                "PYTHON_FRAME_INDEX frame_id={} {}",
-                frame_id as i64,
-                FrameText(frame)
-            )
+            write!(out, "PYTHON_FRAME_INDEX frame_id={} ", frame_id as i64)?;
+            put_frame(out, frame);
+            writeln!(out)
         }
         RawRecord::PythonTrace { frame_id, parent } => {
             writeln!(
@@ -204,20 +215,71 @@ impl fmt::Display for Pointer {
     }
 }
 
-struct FrameText(Frame);
+/// Most digits of a number, sign included.
+const DIGITS_MAX: usize = 20;
 
-impl fmt::Display for FrameText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Frame {
-            code_id,
-            instruction_offset,
-            is_entry,
-        } = self.0;
-        let is_entry = u8::from(is_entry);
-        write!(
-            f,
-            "code_object_id={} instruction_offset={instruction_offset} is_entry_frame={is_entry}",
-            code_id as i64
-        )
+/// What [`Pointer`] prints. Nearly all lines of a capture go through these; formatting machinery would take most of the
+/// time.
+fn put_pointer(out: &mut Vec<u8>, address: u64) {
+    if address == 0 {
+        out.extend_from_slice(b"(nil)");
+        return;
+    }
+    let mut digits = [0; DIGITS_MAX];
+    let mut at = digits.len();
+    let mut rest = address;
+    while rest != 0 {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[(rest & 15) as usize];
+        rest >>= 4;
+    }
+    out.extend_from_slice(b"0x");
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn put_number(out: &mut Vec<u8>, number: i64) {
+    let mut digits = [0; DIGITS_MAX];
+    let mut at = digits.len();
+    let mut rest = number.unsigned_abs();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        at -= 1;
+        digits[at] = b'-';
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn put_frame(out: &mut Vec<u8>, frame: Frame) {
+    out.extend_from_slice(b"code_object_id=");
+    put_number(out, frame.code_id as i64);
+    out.extend_from_slice(b" instruction_offset=");
+    put_number(out, frame.instruction_offset.into());
+    out.extend_from_slice(if frame.is_entry {
+        b" is_entry_frame=1"
+    } else {
+        b" is_entry_frame=0"
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_pointers_are_as_the_standard_library_prints_them() {
+        let mut out = Vec::new();
+        for number in [0, 1, 9, 10, 12_345, 1 << 32, u64::MAX, i64::MAX as u64, i64::MIN as u64] {
+            out.clear();
+            put_number(&mut out, number as i64);
+            put_pointer(&mut out, number);
+            assert_eq!(out, format!("{}{}", number as i64, Pointer(number)).into_bytes());
+        }
     }
 }

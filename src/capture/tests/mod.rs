@@ -8,5 +8,6 @@ mod interpreters;
 mod lines;
 mod lz4;
 mod roundtrip;
+mod runs;
 mod write_errors;
 mod written_bytes;

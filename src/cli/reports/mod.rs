@@ -82,16 +82,12 @@ fn gather(path: &Path, wanted: Wanted) -> Result<Gathered, Failure> {
     let mut gatherer = Gatherer::new(wanted.mode, wanted.by_thread);
     let mut hybrid = wanted.native.then(HybridStacks::default);
     match &mut hybrid {
-        Some(hybrid) => {
-            while let Some(event) = reader.next_event() {
-                gatherer.apply(&hybrid.enter(event));
+        Some(hybrid) => reader.for_each_batch(|events| {
+            for event in events {
+                gatherer.apply(&hybrid.enter(*event));
             }
-        }
-        None => {
-            while let Some(event) = reader.next_event() {
-                gatherer.apply(&event);
-            }
-        }
+        }),
+        None => reader.for_each_batch(|events| gatherer.apply_all(events)),
     }
     warn_of_damage(path, reader.damage());
     Ok(Gathered {

@@ -28,9 +28,7 @@ pub fn stats(args: &StatsArgs) -> Result<(), Failure> {
         ));
     }
     let mut tally = Tally::default();
-    while let Some(event) = reader.next_event() {
-        tally.apply(&event);
-    }
+    reader.for_each_batch(|events| tally.apply_all(events));
     warn_of_damage(path, reader.damage());
     let header = reader.header();
     let paths = SearchPaths {
