@@ -4,7 +4,9 @@
 //! reader. Sizes are used once, so a record with such a size can only be the one in the log.
 
 use crate::support::upstream::{Dump, MMAP, Record};
-use crate::support::{Dir, Interpreter, Target, Tool, eventually, ledger, libraries, test_file, upstream};
+use crate::support::{
+    Dir, Interpreter, Target, Tool, eventually, interpreters, ledger, libraries, test_file, upstream,
+};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -286,6 +288,17 @@ fn native_calls(python: &Interpreter) {
         libraries::now(),
         libraries::Events::default(),
     );
+}
+
+/// The other image of the payload; upstream's reader gives Python's stacks as ever.
+#[test]
+fn native_calls_with_native_stacks() {
+    let Some(python) = interpreters::any() else { return };
+    let events = libraries::Events {
+        attach: &["--native"],
+        ..libraries::Events::default()
+    };
+    libraries::exact(&python, libraries::lazy(), libraries::now(), events);
 }
 
 /// What upstream's own tracker makes of the same program, for comparison: `cargo test -- --nocapture upstreams_ledger`.

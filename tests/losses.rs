@@ -1,6 +1,6 @@
 //! What a capture lacks: counted by cause, in the capture and at the head of every report, and never called a leak.
 
-use crate::support::{Output, Target, Tool, interpreters, skip, skip_optional};
+use crate::support::{Output, Target, Tool, appendix, interpreters, native, skip, skip_optional};
 
 fn target(name: &str) -> Option<Target> {
     let python = interpreters::any();
@@ -47,6 +47,49 @@ fn a_cache_that_turns_over_is_no_leak_where_memory_stands_still() {
         leaks.describe()
     );
     drop(target);
+}
+
+/// A handler that interrupts the recording of its thread's event is passed through and counted; the program never notices.
+#[test]
+fn what_a_signal_handler_allocates_within_a_hook_is_counted() {
+    let (Some(python), Some(library)) = (interpreters::any(), native::library("interrupted.c", &[])) else {
+        return;
+    };
+    let mut target = Target::spawn(&python, "interrupted.py", &[&library]);
+    let capture = target.dir.file("capture.bin");
+    let pid = target.pid_text();
+    Tool::new(&["attach", &pid, "-o", &capture]).succeed();
+    let in_window: u64 = target.ask("20000", "done").parse().expect("a count");
+    Tool::new(&["detach", &pid]).succeed();
+    target.assert_free();
+    let losses = &appendix::read(&capture)["losses"];
+    let reentrant = losses["reentrant"].as_u64().expect("a count");
+    assert!(reentrant > 0, "{losses}");
+    for (cause, count) in losses.as_object().expect("losses") {
+        assert!(cause == "reentrant" || *count == 0, "{losses}");
+    }
+    // Each churn is a mapping, recorded or counted; a handler's munmap is passed through like its mmap.
+    let records = Tool::new(&["parse", &capture]).succeed();
+    let seen = records
+        .stdout
+        .lines()
+        .filter(|line| line.contains(" size=4096 allocator=mmap "))
+        .count() as u64;
+    let churns = in_window + 20_000;
+    assert!(
+        seen <= churns && seen + reentrant >= churns,
+        "{seen} {reentrant} {churns}"
+    );
+    for report in [&["summary"][..], &["summary", "--leaks"], &["stats"]] {
+        let output = Tool::new(&[report, &[capture.as_str()]].concat()).succeed();
+        let head = words(&output.stdout);
+        assert!(
+            head.contains("signal handlers that interrupted the recording were passed through"),
+            "{}",
+            output.describe()
+        );
+    }
+    assert!(target.finish().success());
 }
 
 #[test]

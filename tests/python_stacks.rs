@@ -3,7 +3,7 @@
 use crate::support::ledger::Table;
 use crate::support::upstream::Dump;
 use crate::support::{
-    Dir, Interpreter, Target, Tool, interpreters, packages, skip, skip_optional, test_file, upstream,
+    Dir, Interpreter, Target, Tool, appendix, interpreters, packages, skip, skip_optional, test_file, upstream,
 };
 use std::path::Path;
 use std::process::Command;
@@ -118,5 +118,48 @@ fn stacks_through_cython() {
         table.assert_right();
         assert!(table.owed() >= 4, "{table}");
         println!("{table}");
+    }
+}
+
+/// Where CPython knows them, from 3.11 on: methods of different classes can be told apart.
+#[test]
+fn qualified_names_are_in_the_appendix() {
+    for python in [10, 11, 13].into_iter().filter_map(interpreters::minor) {
+        let dir = Dir::new();
+        let (log, capture) = (dir.file("log"), dir.file("capture.bin"));
+        let mut target = Target::spawn_in(dir, &python, "allocations.py", &[&log]);
+        let pid = target.pid_text();
+        Tool::new(&["attach", &pid, "-q", "-o", &capture]).succeed();
+        target.ask("go", "done");
+        Tool::new(&["detach", &pid]).succeed();
+        let names = appendix::read(&capture)["qualnames"].clone();
+        let records = Tool::new(&["parse", &capture]).succeed();
+        let mut found = Vec::new();
+        for line in records.stdout.lines().filter(|line| line.starts_with("CODE_OBJECT")) {
+            let field = |name: &str| {
+                line.split(' ')
+                    .find_map(|field| field.strip_prefix(name))
+                    .expect("a field")
+            };
+            if ["method", "closure", "wrapper", "main"].contains(&field("function_name=")) {
+                found.push(
+                    names[field("code_id=")]
+                        .as_str()
+                        .unwrap_or(field("function_name="))
+                        .to_owned(),
+                );
+            }
+        }
+        found.sort_unstable();
+        let expected = match python.minor {
+            10 => ["closure", "main", "method", "wrapper"],
+            _ => [
+                "Shape.method",
+                "Shape.method.<locals>.closure",
+                "main",
+                "wrapped.<locals>.wrapper",
+            ],
+        };
+        assert_eq!(found, expected);
     }
 }

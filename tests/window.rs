@@ -510,3 +510,38 @@ fn target_may_exit_at_any_step_of_an_attach() {
         assert!(target.wait().success(), "{}", output.describe());
     }
 }
+
+/// As upstream samples it: a hundred times a second, give or take what a busy machine leaves of that.
+#[test]
+fn resident_memory_is_sampled_all_along() {
+    let Some(target) = service() else { return };
+    let capture = target.dir.file("capture.bin");
+    let pid = target.pid_text();
+    Tool::new(&["attach", &pid, "-o", &capture, "-q", "--duration", "2"]).succeed();
+    let records = Tool::new(&["parse", &capture]).succeed();
+    let number = |line: &str, name: &str| -> u64 {
+        let mut fields = line.split(' ');
+        let field = fields.find_map(|field| field.strip_prefix(name)).expect("a field");
+        field.parse().expect("a number")
+    };
+    let samples: Vec<(u64, u64)> = records
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("MEMORY_RECORD"))
+        .map(|line| (number(line, "time="), number(line, "memory=")))
+        .collect();
+    assert!((40..=210).contains(&samples.len()), "{}", samples.len());
+    assert!(samples.is_sorted_by_key(|(time_ms, _)| *time_ms));
+    let (first, last) = (samples[0].0, samples[samples.len() - 1].0);
+    assert!(last - first >= 1900, "{first} to {last}");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = resident.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let resident_bytes = resident.expect("VmRSS") * 1024;
+    let sampled_bytes = samples[samples.len() - 1].1;
+    // It goes on growing; memray's own share is taken out.
+    assert!(
+        sampled_bytes <= resident_bytes && sampled_bytes * 2 > resident_bytes,
+        "{sampled_bytes} of {resident_bytes}"
+    );
+}

@@ -152,6 +152,17 @@ fn names_of_cpp_are_as_people_write_them() {
 }
 
 #[test]
+fn names_of_rust_are_as_people_write_them() {
+    let symbol = "_ZN5store5Cache6insert17h0123456789abcdefE";
+    let source = format!("int f(int x) __asm__(\"{symbol}\"); int f(int x) {{ return x; }}");
+    let Some(built) = Built::make("rust", "c", &source, &["-s"]) else {
+        return;
+    };
+    let frames = built.symbolize(built.address_of(symbol), &[]);
+    assert_eq!(functions(&frames), ["store::Cache::insert"]);
+}
+
+#[test]
 fn a_file_of_nonsense_gives_no_names() {
     let directory = std::env::temp_dir().join(format!("memray-symbolize-nonsense-{}", std::process::id()));
     for bytes in [&b""[..], b"\x7fELF", &[0x7f; 4096]] {

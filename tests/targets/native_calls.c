@@ -198,6 +198,18 @@ static void remaps(size_t s)
     unmapped(to, 6 * page);
     char *odd = remapped(mapped(s), s, 2 * s, MREMAP_MAYMOVE, NULL); /* no whole pages */
     unmapped(odd, 2 * s);
+    m = mapped(4 * page);
+    char *other = mremap(m, 4 * page, 4 * page, MREMAP_MAYMOVE | 4); /* DONTUNMAP: the old range stays, empty */
+    if (other != MAP_FAILED) {
+        say(MMAP, other, 4 * page);
+        unmapped(other, 4 * page);
+    }
+    unmapped(m, 4 * page);
+    m = mmap(NULL, 4 * page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    say(MMAP, m, 4 * page);
+    other = say(MMAP, mremap(m, 0, 4 * page, MREMAP_MAYMOVE), 4 * page); /* of a shared range: once more */
+    unmapped(m, 4 * page);
+    unmapped(other, 4 * page);
     m = mapped(8 * page);
     say(MUNMAP, m + 2 * page, 3 * page);
     say(MMAP, mmap(m + 2 * page, 3 * page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), 3 * page);
