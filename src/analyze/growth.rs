@@ -87,9 +87,9 @@ impl History {
         let slice = self.slices_count as u8;
         self.slices_count += 1;
         self.series.resize_with(self.heap.held().len(), Vec::new);
-        for (series, place) in self.series.iter_mut().zip(self.heap.held()) {
-            if series.last().map_or(0, |(_, bytes)| *bytes) != place.bytes {
-                series.push((slice, place.bytes));
+        for (series, (_, now)) in self.series.iter_mut().zip(self.heap.held()) {
+            if series.last().map_or(0, |(_, bytes)| *bytes) != now.bytes {
+                series.push((slice, now.bytes));
             }
         }
     }
@@ -114,7 +114,7 @@ impl History {
     pub fn finish(self, stacks: &impl Stacks, origins: &Origins<'_>, arena_bytes: Option<u64>) -> GrowthTable {
         let table = lines(&self.heap.leaks(arena_bytes), stacks, origins, arena_bytes);
         let mut by_line: FxHashMap<Location<'_>, Vec<u64>> = FxHashMap::default();
-        for (series, place) in self.series.iter().zip(self.heap.held()) {
+        for (series, (place, _)) in self.series.iter().zip(self.heap.held()) {
             let leaf = stacks.frames(place.tid, place.stack).next().unwrap_or(Location {
                 function: UNKNOWN,
                 file: UNKNOWN,

@@ -192,9 +192,9 @@ impl Heap {
         self.places.iter().filter(is_needed)
     }
 
-    /// Each place that ever held something; what it holds now is what counts.
-    pub fn held(&self) -> impl ExactSizeIterator<Item = &Place> {
-        self.places.iter()
+    /// Each place that ever held something, and what it holds now.
+    pub fn held(&self) -> impl ExactSizeIterator<Item = (&Place, Held)> {
+        self.places.iter().map(|(place, _, now)| (place, now))
     }
 
     pub fn peak_bytes(&self) -> u64 {
