@@ -41,13 +41,13 @@ def regions(rows):
 
 
 def blanks(pid, rows):
-    """Read-only anonymous mappings that are too large for our targets' own and are not the parts of a landing."""
+    """Anonymous mappings that can be executed, not written, and that are too large for our targets' own and are not the parts of a landing."""
     found = []
     with open("/proc/%d/mem" % pid, "rb", buffering=0) as memory:
         marks = [start for start, *_ in landings(pid, memory.fileno(), rows)]
     for start, end, permissions, inode, path in rows:
         is_part = any(0 <= start - mark < 16 << 20 for mark in marks)
-        if permissions == "r--p" and inode == 0 and not path and end - start > 1 << 20 and not is_part:
+        if permissions == "r-xp" and inode == 0 and not path and end - start > 1 << 20 and not is_part:
             found.append((start, end))
     return found
 

@@ -4,7 +4,7 @@
 //! that dies there would leave a mapping that nobody knows. So its address says it: a landing is asked for at an
 //! address with certain low bits, far from everything else that the process has mapped.
 //!
-//! What [`clear`] removes is nobody else's: anonymous memory, read-only from its start to its end, all zeroes, that
+//! What [`clear`] removes is nobody else's: anonymous memory that can be executed and not written, all zeroes, that
 //! begins at such an address. A program has no use for the like.
 
 use super::error::Error;
@@ -68,8 +68,8 @@ pub fn clear_locked(process: &Process, maps: &[Mapping]) -> Result<bool, Error> 
 
 fn find(process: &Process, maps: &[Mapping]) -> Vec<(u64, u64)> {
     let is_marked = |map: &&Mapping| {
-        let is_read_only = map.is_readable() && !map.is_writable() && !map.is_executable();
-        map.is_anonymous() && is_read_only && map.start & MARK_MASK == MARK && map.end - map.start >= BYTES_MIN
+        let is_constant = map.is_readable() && !map.is_writable() && map.is_executable();
+        map.is_anonymous() && is_constant && map.start & MARK_MASK == MARK && map.end - map.start >= BYTES_MIN
     };
     let marked = maps.iter().filter(is_marked);
     let blanks = marked.filter(|map| is_zero(process, map.start, map.end));

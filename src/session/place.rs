@@ -17,7 +17,6 @@ use wire::region::region_bytes;
 use wire::ring::RING_SLOTS;
 
 const PRIVATE: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-const PRIVATE_FIXED: u64 = PRIVATE | libc::MAP_FIXED as u64;
 const RESERVED: u64 = libc::MAP_NORESERVE as u64;
 
 const READ: u64 = libc::PROT_READ as u64;
@@ -257,8 +256,9 @@ fn free_region(thread: &mut Borrowed, maps: &[Mapping], landing: &Landing) {
     }
 }
 
-/// Maps a landing, and directly behind it `reservation_bytes` for journal and region. All of it is read-only: only the
-/// tool ever writes there, from outside, until the region is mapped.
+/// Maps a landing, and directly behind it `reservation_bytes` for journal and region. The process can't write to any of
+/// it: only the tool ever does, from outside, until the region is mapped. All of it may be executed, so that the text
+/// needs no call of its own, and since a target under PR_SET_MDWE may not gain that permission later.
 fn map_landing(
     process: &Process,
     thread: &mut Borrowed,
@@ -269,7 +269,9 @@ fn map_landing(
 ) -> Result<Landing, Error> {
     let landing_bytes = PAGE_BYTES + image.span_bytes;
     let all_bytes = landing_bytes + reservation_bytes;
-    let base = thread.mmap(wanted_at, all_bytes, READ, PRIVATE | RESERVED, -1)?.0;
+    let base = thread
+        .mmap(wanted_at, all_bytes, READ_EXECUTE, PRIVATE | RESERVED, -1)?
+        .0;
     made.ranges.push((base, all_bytes));
     let image_base = base + PAGE_BYTES;
     let text = image.text();
@@ -284,14 +286,6 @@ fn map_landing(
     }
     let mut landing = Landing { base, header };
     landing.put(process, mark)?;
-    // A mapping of its own, not mprotect: a target under PR_SET_MDWE may gain no execute permission.
-    thread.mmap(
-        RemoteAddr(image_base + text.start),
-        text.end - text.start,
-        READ_EXECUTE,
-        PRIVATE_FIXED,
-        -1,
-    )?;
     // A forked child must find the flag off. Without this, no tracking (kernels before 4.14).
     thread.madvise(
         RemoteAddr(base + header.flag_offset),

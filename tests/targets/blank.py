@@ -1,4 +1,4 @@
-"""Maps memory where a memray that was killed at once would have left some: one mapping is empty and read-only; one holds
+"""Maps memory where a memray that was killed at once would have left some: one mapping is empty and executable; one holds
 a byte and one can be written, so that they are the program's own."""
 import ctypes
 import mmap
@@ -22,7 +22,7 @@ def pages(at):
 empty, used, writable = pages(0), pages(1), pages(2)
 ctypes.memset(used + BYTES - 1, 7, 1)
 for start in (empty, used):
-    assert libc.mprotect(start, BYTES, mmap.PROT_READ) == 0
+    assert libc.mprotect(start, BYTES, mmap.PROT_READ | mmap.PROT_EXEC) == 0
 os.write(1, b"ready\n")
 while os.read(0, 100):
     assert ctypes.string_at(used + BYTES - 1, 1) == b"\7"
