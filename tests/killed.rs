@@ -161,3 +161,43 @@ fn memory_that_nobody_marked_is_unmapped_later() {
     target.ask("go", "done");
     assert!(target.finish().success());
 }
+
+/// Where the first thread has ended, the ring is a memfd, and /proc shows that descriptor for the other threads only.
+#[test]
+fn a_descriptor_is_closed_where_the_leader_has_ended() {
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    let Some(library) = native::library("die_before_syscall.c", &["-ldl"]) else {
+        return;
+    };
+    let mut had_one = false;
+    for step in 4..=10 {
+        let mut target = Target::spawn(&python, "states.py", &["leader_exited"]);
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", target.pid())).expect("its threads");
+        let mut tids = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let tid = tids.find(|&tid| tid != target.pid()).expect("another thread");
+        let fds = format!("/proc/{}/task/{tid}/fd", target.pid());
+        let descriptors = || {
+            let entries = std::fs::read_dir(&fds).expect("its descriptors");
+            let links = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+            links
+                .filter(|link| link.to_string_lossy().contains("memfd:memray"))
+                .count()
+        };
+        let (pid, capture) = (target.pid_text(), target.dir.file("capture.bin"));
+        let killed = Tool::new(&["attach", &pid, "-q", "-f", "-o", &capture])
+            .env("LD_PRELOAD", &library)
+            .env("DIE_BEFORE", &step.to_string())
+            .env("DIE_TOGETHER", "1")
+            .run();
+        assert_ne!(killed.status.code(), Some(0), "it was to die: {}", killed.describe());
+        target.ask("go", "done");
+        had_one |= descriptors() > 0;
+        Tool::new(&["detach", &pid]).run();
+        assert_eq!(descriptors(), 0, "step {step}");
+        target.ask("go", "done");
+        assert!(target.finish().success());
+    }
+    assert!(had_one, "none of these deaths left a descriptor open");
+}

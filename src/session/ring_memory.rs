@@ -210,10 +210,14 @@ fn close_memfd(process: &Process, thread: &mut Borrowed, number: i32, ours: &Fil
     Ok(())
 }
 
-/// Descriptors of a region's memfd that a killed tool left open, with their inodes.
+/// Descriptors of a region's memfd that a killed tool left open, with their inodes. A leader that has ended shows none
+/// of its process' descriptors; another thread does.
 pub fn memfds_left_open(process: &Process) -> io::Result<Vec<(i32, u64)>> {
+    let lives = |tid: &i32| !process.thread_has_ended(*tid);
+    let tids = process.tids().map_err(io::Error::other)?;
+    let tid = tids.into_iter().find(lives).unwrap_or(process.pid());
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{}/fd", process.pid()))? {
+    for entry in std::fs::read_dir(format!("/proc/{}/task/{tid}/fd", process.pid()))? {
         let entry = entry?;
         let is_ours = match std::fs::read_link(entry.path()) {
             Ok(link) => link.to_str().is_some_and(|link| link.starts_with(MEMFD_LINK)),

@@ -120,7 +120,14 @@ impl Process {
 
     /// Whether its first thread has ended, and with it much of what /proc says of the process.
     pub fn leader_has_ended(&self) -> bool {
-        stat_field(self.pid, 3).is_none_or(|state| state == "Z")
+        self.thread_has_ended(self.pid)
+    }
+
+    /// Whether one of its threads has.
+    pub fn thread_has_ended(&self, tid: i32) -> bool {
+        let stat = std::fs::read(format!("/proc/{}/task/{tid}/stat", self.pid));
+        let state = stat.ok().and_then(|stat| field_of(&stat, 3));
+        state.is_none_or(|state| state == "Z" || state == "X")
     }
 
     /// The ids of its threads.
@@ -236,8 +243,11 @@ pub fn start_ticks(pid: i32) -> Option<u64> {
 
 /// Field `number` (from 1, at least 3) of `/proc/PID/stat`. The second field may contain anything.
 pub fn stat_field(pid: i32, number: usize) -> Option<String> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let text = String::from_utf8_lossy(&text);
+    field_of(&std::fs::read(format!("/proc/{pid}/stat")).ok()?, number)
+}
+
+fn field_of(stat: &[u8], number: usize) -> Option<String> {
+    let text = String::from_utf8_lossy(stat);
     let (_, rest) = text.rsplit_once(") ")?;
     rest.split_ascii_whitespace()
         .nth(number.checked_sub(3)?)
