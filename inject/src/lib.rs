@@ -39,6 +39,6 @@ pub use linux::originals::{Binding, Images, Originals, definitions, is_dynamic_l
 pub use linux::process::{Process, proc_text, start_ticks, stat_field};
 pub use linux::seccomp::{Filtered, Passage};
 pub use linux::self_test::{mapped_files_can_be_opened, read_only_pages_can_be_written, words_are_written_whole};
-pub use linux::slots::{Relocation, Slot, slots};
+pub use linux::slots::{Relocation, Slot, slots, values};
 pub use linux::surroundings::{CAP_SYS_ADMIN, CAP_SYS_PTRACE, Container, Surroundings};
 pub use linux::symbols::Symbol;

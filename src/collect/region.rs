@@ -7,9 +7,10 @@ use super::threads;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 use wire::region::{RING_OFFSET, RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry, region_bytes};
 use wire::ring::Slot;
@@ -33,20 +34,19 @@ impl Region {
     }
 
     /// Touches every page, so that the ring is charged to the tool's cgroup and not to the tracee's. It takes
-    /// milliseconds, so a thread does it.
-    pub fn touch(&self) -> io::Result<JoinHandle<()>> {
+    /// milliseconds, so a thread does it; the receiver hears of it once that is far enough ahead of any writer.
+    pub fn touch(&self) -> io::Result<Receiver<()>> {
+        const HEAD_BYTES: usize = RING_OFFSET as usize + (1 << 20);
         let map = Arc::clone(&self.map);
+        let (tell, is_ahead) = mpsc::channel();
         std::thread::Builder::new().spawn(move || {
-            if map.advise(Advice::PopulateWrite).is_ok() {
-                return;
-            }
-            // Linux before 5.14.
-            for page in (0..map.len()).step_by(wire::PAGE_BYTES as usize) {
-                // SAFETY: the word is aligned and inside the mapping, which `map` keeps. Others write it only
-                // atomically, and this write changes nothing.
-                unsafe { AtomicU64::from_ptr(map.as_mut_ptr().add(page).cast()) }.fetch_or(0, Ordering::Relaxed);
-            }
-        })
+            let head_bytes = HEAD_BYTES.min(map.len());
+            touch_range(&map, 0..head_bytes);
+            // Nobody may be listening any more.
+            let _ = tell.send(());
+            touch_range(&map, head_bytes..map.len());
+        })?;
+        Ok(is_ahead)
     }
 
     pub fn header(&self) -> &RegionHeader {
@@ -92,6 +92,21 @@ impl Region {
     pub fn modules_are_hooked(&self, seen: u64) {
         self.header().modules_hooked.store(seen, Ordering::SeqCst);
         futex_wake_all(&self.header().modules_hooked);
+    }
+}
+
+fn touch_range(map: &MmapRaw, range: Range<usize>) {
+    if map
+        .advise_range(Advice::PopulateWrite, range.start, range.len())
+        .is_ok()
+    {
+        return;
+    }
+    // Linux before 5.14.
+    for page in range.step_by(wire::PAGE_BYTES as usize) {
+        // SAFETY: the word is aligned and inside the mapping, which `map` keeps. Others write it only
+        // atomically, and this write changes nothing.
+        unsafe { AtomicU64::from_ptr(map.as_mut_ptr().add(page).cast()) }.fetch_or(0, Ordering::Relaxed);
     }
 }
 

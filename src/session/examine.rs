@@ -11,7 +11,7 @@ use super::place::missing_bytes;
 use super::preflight::{Found, Survey};
 use super::repair;
 use super::ring_memory::RingSource;
-use super::target::{self, TargetImage, TargetMemory};
+use super::target::{self, RememberedMemory, TargetImage, TargetMemory};
 use crate::python::{self, FindError};
 use inject::{BorrowError, BorrowOptions, Facts, Mapping, Module, Passage, Process, Topic};
 use std::thread::JoinHandle;
@@ -317,7 +317,7 @@ impl Examination {
         let (process, hooks) = (self.process.ok_or_else(missing)?, self.hooks.ok_or_else(missing)?);
         let runtime = self.runtime.ok_or_else(missing)?.map_err(Error::Python)?;
         let cwd = std::fs::read_link(format!("/proc/{}/cwd", process.pid())).unwrap_or_default();
-        let description = python::describe(&TargetMemory::new(&process), &runtime, &cwd.to_string_lossy());
+        let description = python::describe(&RememberedMemory::new(&process), &runtime, &cwd.to_string_lossy());
         let borrow = borrow_options(hooks.modules(), &runtime);
         Ok(Survey {
             process,

@@ -142,16 +142,14 @@ impl Hooks {
             if provider == Some(module.start) || inject::is_dynamic_linker(module) || !images.is_of_program(index) {
                 continue;
             }
-            for slot in slots {
+            for (slot, value) in slots.iter().zip(inject::values(process, slots)) {
                 if passing_on.contains(&Some(HOOKED_SYMBOLS[slot.name].1)) {
                     continue;
                 }
                 let Some(real) = self.originals.function(slot.name) else {
                     continue;
                 };
-                let Ok(value) = process.read_u64(RemoteAddr(slot.address)) else {
-                    continue;
-                };
+                let Some(value) = value else { continue };
                 let hook = self.hooks[HOOKED_SYMBOLS[slot.name].1 as usize];
                 if value == hook {
                     continue;
@@ -308,32 +306,35 @@ impl Hooks {
         let maps = process.maps()?;
         wanted.retain(|it| self.modules[it.module].is_mapped_at(&maps, it.entry.slot));
         self.journal.enter(process, landing, &self.modules, &wanted)?;
-        for Wanted { entry, .. } in wanted {
-            // A slot that can't be written belongs to a module that is just being unloaded.
-            if matches!(
-                process.compare_and_write_word(RemoteAddr(entry.slot), entry.old, entry.new),
-                Ok(true)
-            ) {
-                self.hooked_count += 1;
-            }
-        }
+        self.hooked_count += exchange_words(process, &wanted);
         Ok(())
     }
+}
+
+/// Points slots at their hooks where they still hold what they held, several threads at a time: the sooner it is done,
+/// the less can change meanwhile. How many that were.
+fn exchange_words(process: &Process, wanted: &[Wanted]) -> usize {
+    /// Fewer slots than this are not worth a thread.
+    const SHARE_MIN: usize = 128;
+    let exchange = |share: &[Wanted]| {
+        // A slot that can't be written belongs to a module that is just being unloaded.
+        let is_done = |Wanted { entry, .. }: &&Wanted| {
+            let written = process.compare_and_write_word(RemoteAddr(entry.slot), entry.old, entry.new);
+            matches!(written, Ok(true))
+        };
+        share.iter().filter(is_done).count()
+    };
+    in_shares(wanted, SHARE_MIN, exchange).into_iter().sum()
 }
 
 /// Reads modules and their slots, with several threads: most of it is waiting for the kernel.
 fn read_all(process: &Process, maps: &[Mapping], starts: &[&Mapping], names: &[&str]) -> Vec<Known> {
     /// Fewer modules than this are not worth a thread.
     const SHARE_MIN: usize = 16;
-    const THREADS_MAX: usize = 4;
     // A thousand honest modules take a tenth of a second; tables that lie could be read for hours.
     const READING_MAX: Duration = Duration::from_secs(10);
     let until = Instant::now() + READING_MAX;
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(THREADS_MAX);
-    let share = starts.len().div_ceil(threads).max(SHARE_MIN);
-    let read = &|starts: &[&Mapping]| -> Vec<Known> {
+    let read = |starts: &[&Mapping]| -> Vec<Known> {
         let modules = starts
             .iter()
             .take_while(|_| Instant::now() < until)
@@ -348,16 +349,27 @@ fn read_all(process: &Process, maps: &[Mapping], starts: &[&Mapping], names: &[&
             })
             .collect()
     };
-    let (own, others) = starts.split_at(share.min(starts.len()));
+    in_shares(starts, SHARE_MIN, read).into_iter().flatten().collect()
+}
+
+/// What comes of a piece of work done in shares of at least `share_min` items, each by a thread of its own.
+fn in_shares<T: Sync, R: Send>(items: &[T], share_min: usize, work: impl Fn(&[T]) -> R + Sync) -> Vec<R> {
+    const THREADS_MAX: usize = 4;
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(THREADS_MAX);
+    let share = items.len().div_ceil(threads).max(share_min);
+    let (own, others) = items.split_at(share.min(items.len()));
+    let work = &work;
     std::thread::scope(|scope| {
-        let spawn = |starts| std::thread::Builder::new().spawn_scoped(scope, move || read(starts));
-        let others: Vec<_> = others.chunks(share).map(|starts| (starts, spawn(starts))).collect();
-        let mut modules = read(own);
-        for (starts, other) in others {
-            // Where there can be no thread for them, they are read here.
-            let found = other.map_or_else(|_| Ok(read(starts)), |thread| thread.join());
-            modules.extend(found.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let spawn = |items| std::thread::Builder::new().spawn_scoped(scope, move || work(items));
+        let others: Vec<_> = others.chunks(share).map(|items| (items, spawn(items))).collect();
+        let mut results = vec![work(own)];
+        for (items, other) in others {
+            // Where there can be no thread for them, they are done here.
+            let result = other.map_or_else(|_| Ok(work(items)), |thread| thread.join());
+            results.push(result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
-        modules
+        results
     })
 }

@@ -138,11 +138,9 @@ impl Landing {
     /// The real functions that its hooks jump to.
     pub fn reals(&self, process: &Process) -> Result<[u64; HOOK_COUNT], inject::Error> {
         let at = self.base + self.header.config_offset + offset_of!(Config, real) as u64;
-        let mut reals = [0; HOOK_COUNT];
-        for (index, real) in reals.iter_mut().enumerate() {
-            *real = process.read_u64(RemoteAddr(at + 8 * index as u64))?;
-        }
-        Ok(reals)
+        let bytes = process.read_vec(RemoteAddr(at), 8 * HOOK_COUNT)?;
+        let mut words = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+        Ok(std::array::from_fn(|_| words.next().unwrap_or(0)))
     }
 
     /// Says that the image is complete, so that later sessions may use it.

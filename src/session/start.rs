@@ -161,7 +161,7 @@ impl Survey {
         );
         pauses.extend(exchanged);
         // Before the target can touch a page itself, which would be charged to its cgroup.
-        let _ = touched.join();
+        let _ = touched.recv();
         let follow = options.follow.clone().map(|wanted| {
             let until = options.duration.map(|duration| Instant::now() + duration);
             Follow::new(options.pid, wanted, &output.path, output.keeps_nothing(), until)
@@ -346,17 +346,19 @@ fn write_config(process: &Process, landing: &Landing, config: &Config) -> Result
     let base = landing.base + landing.header.config_offset;
     let address = |index: usize| inject::RemoteAddr(base + 8 * index as u64);
     let mut words = config.words();
+    let held = process.read_vec(inject::RemoteAddr(base), 8 * words.len())?;
+    let held = |index: usize| u64::from_le_bytes(held[8 * index..][..8].try_into().expect("eight bytes"));
     if config.python.enabled == 0 {
         // A thread that has been held up in a walk since an earlier session goes on by the offsets that it finds.
         for (index, word) in words.iter_mut().enumerate().take(NATIVE).skip(PYTHON) {
-            *word = process.read_u64(address(index))?;
+            *word = held(index);
         }
         // `enabled` is the low half of the first.
         words[PYTHON] &= !u64::from(u32::MAX);
     }
     let others = (0..words.len()).filter(|&index| index != LAP_BASE);
     for index in others.chain([LAP_BASE]) {
-        if process.read_u64(address(index))? != words[index] {
+        if held(index) != words[index] {
             process.write_word(address(index), words[index])?;
         }
     }

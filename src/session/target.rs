@@ -3,9 +3,13 @@
 use crate::python::{Image, Memory, ReadError};
 use crate::report::TargetEnd;
 use inject::{Module, Process, RemoteAddr, stat_field};
+use rustc_hash::FxHashMap;
+use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
+use wire::PAGE_BYTES;
 
 /// How long the Python room may take to understand a target. An honest one of a thousand threads takes a fraction of a
 /// second; one that lies can lay out frames and objects without end.
@@ -37,6 +41,46 @@ impl Memory for TargetMemory<'_> {
             return Err(failed);
         }
         self.process.read(RemoteAddr(address), buffer).map_err(|_| failed)
+    }
+}
+
+/// The same as it was when a page of it was first read: for the many small reads of structures that lie together and that
+/// do not change.
+pub struct RememberedMemory<'a> {
+    memory: TargetMemory<'a>,
+    pages: RefCell<FxHashMap<u64, Box<[u8; PAGE]>>>,
+}
+
+const PAGE: usize = PAGE_BYTES as usize;
+/// More than any honest target needs.
+const PAGES_MAX: usize = 4096;
+
+impl<'a> RememberedMemory<'a> {
+    pub fn new(process: &'a Process) -> Self {
+        Self {
+            memory: TargetMemory::new(process),
+            pages: RefCell::default(),
+        }
+    }
+}
+
+impl Memory for RememberedMemory<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let within = address as usize % PAGE;
+        let mut pages = self.pages.borrow_mut();
+        if within + buffer.len() > PAGE || pages.len() >= PAGES_MAX {
+            return self.memory.read(address, buffer);
+        }
+        let page = match pages.entry(address - within as u64) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let mut page = Box::new([0; PAGE]);
+                self.memory.read(*unknown.key(), &mut page[..])?;
+                unknown.insert(page)
+            }
+        };
+        buffer.copy_from_slice(&page[within..within + buffer.len()]);
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::maps::Mapping;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -31,10 +31,12 @@ pub struct ImageFile {
 impl ImageFile {
     /// Opens the file that is mapped; `None` where only memory is left to read.
     pub fn open(pid: i32, map: &Mapping) -> Option<Self> {
-        let file = open(pid, map)?;
-        let modified = modified(&file);
-        let pieces = Mutex::default();
-        Some(Self { file, modified, pieces })
+        let (file, metadata) = open_mapped(pid, map)?;
+        Some(Self {
+            file,
+            modified: Some(modified(&metadata)),
+            pieces: Mutex::default(),
+        })
     }
 
     /// A file of its own with these bytes.
@@ -42,8 +44,11 @@ impl ImageFile {
         use nix::sys::memfd::{MFdFlags, memfd_create};
         let file = File::from(memfd_create("memray-image", MFdFlags::MFD_CLOEXEC)?);
         file.write_all_at(bytes, 0)?;
-        let (modified, pieces) = (modified(&file), Mutex::default());
-        Ok(Self { file, modified, pieces })
+        Ok(Self {
+            modified: Some(modified(&file.metadata()?)),
+            file,
+            pieces: Mutex::default(),
+        })
     }
 
     pub fn try_clone(&self) -> io::Result<File> {
@@ -52,7 +57,7 @@ impl ImageFile {
 
     /// Whether nobody has written to it since.
     pub fn is_unchanged(&self) -> bool {
-        modified(&self.file) == self.modified
+        self.file.metadata().ok().as_ref().map(modified) == self.modified
     }
 
     /// Fills the buffer from an offset on, or fails as a whole.
@@ -95,19 +100,20 @@ impl ImageFile {
     }
 }
 
-fn modified(file: &File) -> Option<(i64, i64)> {
-    let metadata = file.metadata().ok()?;
-    Some((metadata.mtime(), metadata.mtime_nsec()))
+fn modified(metadata: &Metadata) -> (i64, i64) {
+    (metadata.mtime(), metadata.mtime_nsec())
 }
 
 /// Opens the file that is mapped; `None` where only memory is left to read.
 pub fn open(pid: i32, map: &Mapping) -> Option<File> {
+    open_mapped(pid, map).map(|(file, _)| file)
+}
+
+fn open_mapped(pid: i32, map: &Mapping) -> Option<(File, Metadata)> {
     if let Ok(file) = File::open(format!("/proc/{pid}/map_files/{:x}-{:x}", map.start, map.end)) {
+        let metadata = file.metadata().ok()?;
         // Another file may have been mapped there meanwhile.
-        return file
-            .metadata()
-            .is_ok_and(|metadata| metadata.ino() == map.inode)
-            .then_some(file);
+        return (metadata.ino() == map.inode).then_some((file, metadata));
     }
     // Looked at before it is opened: what has that name by now may be a pipe that blocks, or a device that acts.
     let place = File::options()
@@ -118,7 +124,8 @@ pub fn open(pid: i32, map: &Mapping) -> Option<File> {
     let metadata = place.metadata().ok()?;
     let device = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
     let is_it = metadata.is_file() && metadata.ino() == map.inode && device == map.device;
-    is_it.then(|| File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok())?
+    let file = is_it.then(|| File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok())??;
+    Some((file, metadata))
 }
 
 #[cfg(test)]

@@ -225,7 +225,7 @@ impl Module {
 
     /// Whether an address is in one of its executable segments.
     pub fn executes(&self, address: u64) -> bool {
-        self.executable.iter().any(|range| range.contains(&address))
+        self.contains(address) && self.executable.iter().any(|range| range.contains(&address))
     }
 
     /// Whether both are the same image at the same place.

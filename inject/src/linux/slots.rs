@@ -17,6 +17,8 @@ const CHUNK: u64 = 1 << 14;
 /// String tables up to this size are read as a whole.
 const STRINGS_BYTES_WHOLE: u64 = 1 << 20;
 const NAME_BYTES_MAX: usize = 64;
+/// Slots this close to each other are read at once: not more than two pages.
+const SPAN_BYTES_MAX: u64 = 4096;
 
 /// What wrote the slot's first value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,14 +54,43 @@ pub fn slots(process: &Process, module: &Module, names: &[&str]) -> Vec<Slot> {
     for (table, entries) in relocations(module) {
         read_table(process, module, table, entries, |entry| {
             if slots.len() < SLOTS_MAX {
-                slots.extend(read_entry(process, module, entry, &symbols));
+                slots.extend(read_entry(module, entry, &symbols));
             }
         });
     }
     slots.sort_unstable_by_key(|slot| slot.address);
     // A linker may let both tables cover the PLT's relocations.
     slots.dedup_by_key(|slot| slot.address);
+    let mut values = values(process, &slots).into_iter();
+    slots.retain_mut(|slot| match values.next().flatten() {
+        Some(value) => {
+            slot.value = value;
+            true
+        }
+        None => false,
+    });
     slots
+}
+
+/// What slots hold now, in the order of their addresses; `None` where there is no memory.
+pub fn values(process: &Process, slots: &[Slot]) -> Vec<Option<u64>> {
+    let mut values = Vec::with_capacity(slots.len());
+    let mut rest = slots;
+    while let Some(first) = rest.first() {
+        // Those of a module lie side by side: one read for all of them.
+        let near = rest.partition_point(|slot| slot.address - first.address < SPAN_BYTES_MAX);
+        let (span, others) = rest.split_at(near);
+        rest = others;
+        let bytes = (span[near - 1].address - first.address + 8) as usize;
+        match process.read_vec(RemoteAddr(first.address), bytes) {
+            Ok(read) => {
+                let value = |slot: &Slot| u64_at(&read, (slot.address - first.address) as usize);
+                values.extend(span.iter().map(value));
+            }
+            Err(_) => values.extend(span.iter().map(|slot| process.read_u64(RemoteAddr(slot.address)).ok())),
+        }
+    }
+    values
 }
 
 /// Symbol index → index of the wanted name.
@@ -154,7 +185,8 @@ fn read_table(
     }
 }
 
-fn read_entry(process: &Process, module: &Module, entry: &[u8], symbols: &HashMap<u32, usize>) -> Option<Slot> {
+/// A slot whose value has still to be read.
+fn read_entry(module: &Module, entry: &[u8], symbols: &HashMap<u32, usize>) -> Option<Slot> {
     let (offset, kind, symbol, addend) = (
         u64_at(entry, 0)?,
         u32_at(entry, 8)?,
@@ -180,6 +212,6 @@ fn read_entry(process: &Process, module: &Module, entry: &[u8], symbols: &HashMa
         name,
         relocation,
         symbol,
-        value: process.read_u64(RemoteAddr(address)).ok()?,
+        value: 0,
     })
 }
