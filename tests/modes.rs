@@ -1,10 +1,11 @@
 //! Which blocks a report is about: its modes, held to upstream's reader, and what its JSON is made of.
 
-use crate::reports::{Captures, captures};
+use crate::reports::captures;
 use crate::support::json::{array, assert_keys, integer, text};
-use crate::support::{Tool, upstream};
+use crate::support::{Dir, Target, Tool, interpreters, skip, tool, upstream};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 
 /// Thread, function, file and line, as far as they are told apart.
 type Key = (u64, String, String, u64);
@@ -15,10 +16,10 @@ type Sums = (u64, u64, u64);
 struct Modes(BTreeMap<String, Vec<(u64, u64, u64, String)>>);
 
 impl Modes {
-    fn read(captures: &Captures, file: &str, thresholds: &[&str]) -> Self {
+    fn of(reader: PathBuf, file: &str, thresholds: &[&str]) -> Self {
         let mut arguments = vec![file];
         arguments.extend(thresholds);
-        let output = upstream::script(captures.reader.clone(), "modes.py", &arguments);
+        let output = upstream::script(reader, "modes.py", &arguments);
         let mut modes: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for line in output.stdout.split('\n').filter(|line| !line.is_empty()) {
             let fields: Vec<&str> = line.split('\t').collect();
@@ -84,15 +85,16 @@ fn found(object: &Value, by_thread: bool, by_line: bool) -> BTreeMap<Key, Sums> 
 fn every_mode_agrees_with_upstreams_reader_to_the_byte() {
     let Some(captures) = captures() else { return };
     for (index, file) in captures.files.iter().enumerate() {
-        let modes = Modes::read(&captures, file, &["0", "1", "5", "100"]);
+        let modes = Modes::of(captures.reader.clone(), file, &["0", "1", "5", "100"]);
         for (mode, flags) in [
             ("hwm", &[][..]),
             // A column asks for functions.
             ("leak", &["--leaks", "-s", "1"]),
             ("1", &["--temporary-allocations"]),
             ("0", &["--temporary-allocation-threshold", "0"]),
-            ("5", &["--temporary-allocation-threshold", "5"]),
-            ("100", &["--temporary-allocation-threshold", "100"]),
+            ("by-hand 0", &["--temporary-allocation-threshold", "0"]),
+            ("by-hand 5", &["--temporary-allocation-threshold", "5"]),
+            ("by-hand 100", &["--temporary-allocation-threshold", "100"]),
         ] {
             // The second one is of a program that only prints.
             assert!(index == 1 || modes.0.contains_key(mode), "nothing for {mode} in {file}");
@@ -288,5 +290,143 @@ fn a_report_goes_to_a_file_that_is_not_overwritten_unasked() {
         Tool::new(&[command, file, "-f", "-o", &path, "--json"]).succeed();
         let object: Value = serde_json::from_str(&std::fs::read_to_string(&path).expect("the report")).expect("JSON");
         assert_eq!(object["schema"], 1);
+    }
+}
+
+/// Upstream counts one block for each place of each thread when it merges an aggregated capture's threads; ours has
+/// them all.
+#[test]
+fn aggregated_captures_have_the_same_numbers_threads_merged_or_not() {
+    let Some(reader) = upstream::python() else { return };
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    let dir = Dir::new();
+    let mut target = Target::spawn(&python, "keeper.py", &[]);
+    let (pid, file) = (target.pid_text(), dir.file("aggregated.bin"));
+    Tool::new(&["attach", &pid, "--aggregate", "-o", &file]).succeed();
+    target.ask("keep", "done");
+    target.ask("peak", "done");
+    Tool::new(&["detach", &pid]).succeed();
+    let modes = Modes::of(reader, &file, &[]);
+    for (mode, flags) in [("hwm", &[][..]), ("leak", &["--leaks", "-s", "1"])] {
+        for (more, by_thread) in [(&[][..], false), (&["--threads"], true)] {
+            let mut arguments = vec!["summary", "--json", &file];
+            arguments.extend(flags);
+            arguments.extend(more);
+            let object = Tool::new(&arguments).json();
+            let expected = modes.functions(mode, by_thread, false);
+            assert!(expected.values().any(|row| row.2 > 20), "{expected:?}");
+            assert_eq!(found(&object, by_thread, false), expected, "{arguments:?}");
+        }
+    }
+    // What such a capture cannot tell is refused in a sentence that helps.
+    for arguments in [&["growth", &file][..], &["summary", "--temporary-allocations", &file]] {
+        Tool::new(arguments).run().assert_code(1).assert_says("--aggregate");
+    }
+    assert_eq!(
+        Tool::new(&["leaks", "--json", &file]).json()["young_span_ms"],
+        Value::Null
+    );
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure_and_no_noise() {
+    let Some(captures) = captures() else { return };
+    let file = &captures.files[0];
+    for arguments in [
+        &["summary", file][..],
+        &["summary", "--leaks", file],
+        &["summary", "--json", file],
+        &["leaks", file],
+        &["growth", "--json", file],
+        &["diff", file, file],
+        &["stats", file],
+        &["tree", file],
+        &["parse", file],
+    ] {
+        // Nobody reads: the pipe is closed before the report is written.
+        let script = r#"{ sleep 0.01; "$0" "$@"; echo "status $?" >&2; } | true"#;
+        let mut all = vec!["-c", script, tool::binary().to_str().expect("UTF-8")];
+        all.extend(arguments);
+        let output = Tool::program("/bin/sh".into(), &all).succeed();
+        assert_eq!(output.stderr, "status 0\n", "{}", output.describe());
+    }
+}
+
+#[test]
+fn colour_is_for_terminals_that_nobody_has_refused_it() {
+    let Some(captures) = captures() else { return };
+    let file = &captures.files[0];
+    let on_terminal = |arguments: &[&str]| {
+        let script = "import pty, sys; pty.spawn(sys.argv[1:])";
+        let mut all = vec!["-c", script, tool::binary().to_str().expect("UTF-8")];
+        all.extend(arguments);
+        Tool::program(captures.reader.clone(), &all)
+            .env("TERM", "xterm")
+            .env("COLUMNS", "80")
+            .without_env("NO_COLOR")
+    };
+    for command in ["summary", "leaks"] {
+        let coloured = on_terminal(&[command, file]).succeed();
+        assert!(coloured.stdout.contains("\u{1b}["), "{}", coloured.describe());
+        for (name, value) in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+            let plain = on_terminal(&[command, file]).env(name, value).succeed();
+            assert!(!plain.stdout.contains('\u{1b}'), "{}", plain.describe());
+        }
+        Tool::new(&[command, file])
+            .env("TERM", "xterm")
+            .succeed()
+            .assert_plain();
+    }
+}
+
+#[test]
+fn attach_answers_in_json() {
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    let mut target = Target::spawn(&python, "keeper.py", &[]);
+    let (pid, file) = (target.pid_text(), target.dir.file("capture.bin"));
+    let begun = Tool::new(&["attach", &pid, "--json", "-o", &file]).json();
+    assert_keys(&begun, &["schema", "report", "state", "pid", "path", "duration_ms"]);
+    assert_eq!(
+        (&begun["state"], &begun["path"]),
+        (&"tracking".into(), &file.as_str().into())
+    );
+    target.ask("keep", "done");
+    Tool::new(&["detach", &pid]).succeed();
+
+    let file = target.dir.file("second.bin");
+    let ended = Tool::new(&["attach", &pid, "--json", "-q", "-o", &file, "--duration", "0.5"]).json();
+    assert_keys(
+        &ended,
+        &[
+            "schema",
+            "report",
+            "capture",
+            "state",
+            "verdict",
+            "target_end",
+            "oom_kills_count",
+            "pauses_us",
+            "left_over_bytes",
+            "children",
+            "leaks",
+        ],
+    );
+    assert_keys(&ended["capture"], &CAPTURE_KEYS);
+    assert_keys(
+        &ended["verdict"],
+        &["trend", "basis", "cgroup_trend", "limit", "reconcile", "is_turnover"],
+    );
+    assert_eq!(
+        (&ended["state"], &ended["capture"]["path"]),
+        (&"ended".into(), &file.as_str().into())
+    );
+    // The table is the file's.
+    let leaks = Tool::new(&["leaks", "--json", &file]).json();
+    for key in ["total_bytes", "blocks_count", "young_span_ms", "lines"] {
+        assert_eq!(ended["leaks"][key], leaks[key], "{key}");
     }
 }

@@ -72,6 +72,8 @@ pub struct Heap {
     blocks: LiveBlocks,
     ranges: RangeMap,
     clock: Clock,
+    /// What lives was read, not followed.
+    ages_are_unknown: bool,
     tells_threads_apart: bool,
     tells_native_frames_apart: bool,
 }
@@ -150,6 +152,7 @@ impl Heap {
                 end,
             } => {
                 let place = self.place(tid, stack, allocator, native_frame);
+                self.ages_are_unknown = true;
                 self.places.give(place, peak, end);
                 return;
             }
@@ -211,7 +214,7 @@ impl Heap {
     pub fn leaks(&self, arena_bytes: Option<u64>) -> Snapshot {
         let mut arenas = vec![0; self.places.iter().len()];
         let mut young = vec![Young::default(); arenas.len()];
-        let youth = self.clock.youth();
+        let youth = self.clock.youth().filter(|_| !self.ages_are_unknown);
         let is_young = |born| youth.is_some_and(|youth: Youth| youth.has(born));
         for (bytes, location, born) in self.ranges.iter() {
             let is_arena = u64::from(Some(bytes) == arena_bytes);

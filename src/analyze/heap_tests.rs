@@ -234,6 +234,136 @@ fn one_pass_agrees_with_two() {
     }
 }
 
+/// The slow, obvious model: a list of blocks, an array of pages, and a copy of everything at each new peak.
+#[derive(Clone, Default)]
+struct Model {
+    /// Address, bytes, stack.
+    blocks: Vec<(u64, u64, u32)>,
+    /// Of each page: which stack mapped it, and in which call.
+    pages: [Option<(u32, usize)>; 32],
+    peak: (u64, Vec<(u32, u64, u64)>),
+}
+
+const PAGE: u64 = 4096;
+
+impl Model {
+    /// (stack, blocks, bytes) of what lives, by stack; of a mapping each piece without a hole is a block.
+    fn rows(&self) -> Vec<(u32, u64, u64)> {
+        let mut rows = std::collections::BTreeMap::<u32, (u64, u64)>::new();
+        for (_, bytes, stack) in &self.blocks {
+            let row = rows.entry(*stack).or_default();
+            *row = (row.0 + 1, row.1 + bytes);
+        }
+        for (index, page) in self.pages.iter().enumerate() {
+            if let Some((stack, _)) = page {
+                let goes_on = index > 0 && self.pages[index - 1] == *page;
+                let row = rows.entry(*stack).or_default();
+                *row = (row.0 + u64::from(!goes_on), row.1 + PAGE);
+            }
+        }
+        rows.into_iter()
+            .map(|(stack, (blocks, bytes))| (stack, blocks, bytes))
+            .collect()
+    }
+
+    fn apply(&mut self, number: usize, event: &Event) {
+        let pages = |address: u64, size: u64| (address / PAGE) as usize..((address + size) / PAGE) as usize;
+        match *event {
+            Event::Allocation {
+                address,
+                size,
+                allocator: MMAP,
+                stack,
+                ..
+            } => self.pages[pages(address, size)].fill(Some((stack, number))),
+            Event::Allocation {
+                address, size, stack, ..
+            } => {
+                self.blocks.retain(|block| block.0 != address);
+                self.blocks.push((address, size, stack));
+            }
+            Event::Deallocation { address, .. } => self.blocks.retain(|block| block.0 != address),
+            Event::Unmap { address, size, .. } => self.pages[pages(address, size)].fill(None),
+            _ => {}
+        }
+        let rows = self.rows();
+        let bytes = rows.iter().map(|row| row.2).sum();
+        if bytes >= self.peak.0 {
+            self.peak = (bytes, rows);
+        }
+    }
+}
+
+/// Few addresses and few sizes: peaks are reached again and again, addresses are taken while they live, ranges are
+/// split, joined and replaced.
+#[test]
+fn agrees_with_the_obvious_model_on_random_events() {
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let (mut heap, mut model) = (Heap::new(), Model::default());
+        let mut peaks_met = 0;
+        for number in 0..120 {
+            let (address, stack) = (16 * random.below(8), random.below(4) as u32);
+            let first = random.below(32);
+            let (start, size) = (first * PAGE, (1 + random.below(32 - first)) * PAGE);
+            let event = match random.below(8) {
+                0 => mmap(start, size, stack),
+                1 => munmap(start, size),
+                2..5 => free(address),
+                _ => malloc(address, PAGE * random.below(3), stack),
+            };
+            let before = model.peak.0;
+            heap.apply(&event);
+            model.apply(number, &event);
+            peaks_met += u64::from(before > 0 && heap.live_bytes() == before);
+            let sorted = |snapshot: Snapshot| {
+                let mut by_stack = std::collections::BTreeMap::<u32, (u64, u64)>::new();
+                for (stack, blocks, bytes) in rows(&snapshot) {
+                    let row = by_stack.entry(stack).or_default();
+                    *row = (row.0 + blocks, row.1 + bytes);
+                }
+                let rows = by_stack
+                    .into_iter()
+                    .map(|(stack, (blocks, bytes))| (stack, blocks, bytes));
+                (snapshot.total_bytes, rows.collect::<Vec<_>>())
+            };
+            let live = model.rows();
+            assert_eq!(sorted(heap.leaks(None)).1, live, "seed {seed}, event {number}");
+            assert_eq!(sorted(heap.high_water()), model.peak, "seed {seed}, event {number}");
+        }
+        assert!(peaks_met > 0 || seed > 0, "no peak was reached twice");
+    }
+}
+
+#[test]
+fn what_came_in_the_last_tenth_is_young() {
+    let time = |time_ms| Event::Memory { rss_bytes: 0, time_ms };
+    let events = [
+        time(5000),
+        malloc(16, 100, 1),
+        mmap(PAGE, 4 * PAGE, 2),
+        time(14_000),
+        malloc(32, 7, 1),
+        mmap(8 * PAGE, PAGE, 2),
+        // What is left of an old mapping is old.
+        munmap(2 * PAGE, PAGE),
+        time(15_000),
+        malloc(48, 5, 3),
+    ];
+    let found = leaks(events, Some(PAGE));
+    assert_eq!(found.young_span_ms, Some(1000));
+    let young: Vec<_> = found.rows.iter().map(|row| row.young).collect();
+    let of = |bytes, allocations, arenas| Young {
+        bytes,
+        allocations,
+        arenas,
+    };
+    assert_eq!(young, [of(7, 1, 0), of(PAGE, 1, 1), of(5, 1, 0)]);
+    // In half a second nothing grows old.
+    let brief = leaks([time(0), malloc(16, 1, 1), time(500)], None);
+    assert_eq!((brief.young_span_ms, brief.rows[0].young), (None, Young::default()));
+}
+
 /// Not a check but a ruler: `cargo test --release -- --ignored --nocapture events_a_second`.
 #[test]
 #[ignore = "prints a speed; meaningful in a release build on an idle machine"]

@@ -8,6 +8,7 @@ use crate::analyze::{Evidence, loss_causes, verdict};
 use crate::session::{self, End, Ended, Family, Session, Signals};
 use crate::{report, ui};
 use nix::sys::signal::Signal;
+use serde_json::json;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -111,16 +112,35 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
             ended.appendix.pause_us.iter().sum::<u64>()
         ));
     }
-    print_answer(ended, family, args.pid, &signals)
+    let format = if args.json {
+        Format::Json
+    } else {
+        Format::Text {
+            width: ui::width(),
+            color: ui::use_color(),
+        }
+    };
+    print_answer(ended, family, args.pid, format, &signals)
+}
+
+/// How the answer is printed.
+#[derive(Clone, Copy)]
+enum Format {
+    Text { width: usize, color: bool },
+    Json,
 }
 
 /// Rows of the table after a window.
 const ANSWER_ROWS: usize = 15;
 
 /// Prints the answer; a second Ctrl-C while it is worked out skips it.
-fn print_answer(ended: Ended, family: Option<Family>, pid: i32, signals: &Signals) -> Result<(), Failure> {
-    let width = ui::width();
-    let color = ui::use_color();
+fn print_answer(
+    ended: Ended,
+    family: Option<Family>,
+    pid: i32,
+    format: Format,
+    signals: &Signals,
+) -> Result<(), Failure> {
     // The capture is complete, whatever happens here.
     let look_later = ended.kept.is_none().then(|| {
         let capture = ui::escape::shell_word(ended.path.as_os_str().as_bytes());
@@ -129,7 +149,7 @@ fn print_answer(ended: Ended, family: Option<Family>, pid: i32, signals: &Signal
     let failed = |why: String| Failure::new(format!("cannot work out the answer: {why}"), look_later.clone());
     let worker = std::thread::Builder::new().spawn(move || {
         let mut text = Vec::new();
-        answer_text(&ended, family, pid, width, color, &mut text).map(|()| text)
+        write_answer(&ended, family, pid, format, &mut text).map(|()| text)
     });
     let worker = worker.map_err(|error| failed(error.to_string()))?;
     while !worker.is_finished() {
@@ -157,17 +177,16 @@ fn print_answer(ended: Ended, family: Option<Family>, pid: i32, signals: &Signal
     Ok(())
 }
 
-fn answer_text(
+fn write_answer(
     ended: &Ended,
     family: Option<Family>,
     pid: i32,
-    width: usize,
-    color: bool,
+    format: Format,
     out: &mut Vec<u8>,
 ) -> Result<(), Failure> {
     let kept_path = ended.kept.as_ref().map(session::Kept::path);
     let capture = ui::escape::shell_word(ended.path.as_os_str().as_bytes());
-    let lines = leaks_of(kept_path.as_ref().unwrap_or(&ended.path))?;
+    let (lines, mut capture_object) = leaks_of(kept_path.as_ref().unwrap_or(&ended.path))?;
     let appendix = &ended.appendix;
     let verdict = verdict(&Evidence {
         samples: &appendix.samples,
@@ -204,11 +223,22 @@ fn answer_text(
         capture: ended.kept.is_none().then_some(&look_at),
         small_objects_command: Some(&format!("memray attach --trace-python-allocators {pid}")),
     };
-    let options = report::LeaksOptions {
-        max_rows: ANSWER_ROWS,
-        color,
-    };
-    report::answer(&answer, &options, width, out).map_err(|error| Failure::new(format!("cannot print: {error}"), None))
+    match format {
+        Format::Text { width, color } => {
+            let options = report::LeaksOptions {
+                max_rows: ANSWER_ROWS,
+                color,
+            };
+            report::answer(&answer, &options, width, out)
+        }
+        Format::Json => {
+            // Where nothing was kept there is no path to look at.
+            capture_object["path"] = json!(ended.kept.is_none().then(|| ended.path.to_string_lossy()));
+            let found = report::answer_object(&answer);
+            report::write_json("attach", ("capture", capture_object), found, out)
+        }
+    }
+    .map_err(|error| Failure::new(format!("cannot print: {error}"), None))
 }
 
 fn printable_path(path: &Path) -> String {
@@ -267,7 +297,18 @@ fn announce_background(args: &AttachArgs, path: &Path) -> bool {
     let until = args.duration.map_or(String::new(), |duration| {
         format!(" for {}", ui::format::seconds(duration.as_secs_f64()))
     });
-    let is_told = if args.quiet {
+    let is_told = if args.json {
+        let object = json!({
+            "schema": report::SCHEMA,
+            "report": "attach",
+            "state": "tracking",
+            "pid": args.pid,
+            "path": path.to_string_lossy(),
+            "duration_ms": args.duration.map(|duration| duration.as_millis() as u64),
+        });
+        let text = serde_json::to_string_pretty(&object).unwrap_or_default();
+        writeln!(std::io::stdout(), "{text}").is_ok()
+    } else if args.quiet {
         writeln!(std::io::stdout()).is_ok()
     } else {
         let pid = args.pid;

@@ -124,6 +124,9 @@ struct AttachArgs {
     /// Stay until the window ends and print the answer
     #[arg(long)]
     foreground: bool,
+    /// Print the answer as one JSON object
+    #[arg(long)]
+    json: bool,
     /// Print no progress and no notes
     #[arg(short, long)]
     quiet: bool,

@@ -1,11 +1,12 @@
 //! What is printed when a window ends: what is still live, whether memory grows, and how sure that is.
 
+use serde_json::{Value, json};
 use std::fmt;
 use std::io::{self, Write};
 
 use super::children::Children;
 use super::head::{Head, head};
-use super::leaks::{LeaksOptions, leaks};
+use super::leaks::{LeaksOptions, leaks, leaks_object};
 use super::table::wrap;
 use super::text::Text;
 use crate::analyze::{Basis, Limit, LineTable, Rate, Reconcile, Trend, Verdict};
@@ -115,6 +116,60 @@ pub fn answer(answer: &Answer<'_>, options: &LeaksOptions, width: usize, out: &m
     match answer.capture {
         Some(capture) => text.command("More lines:", &format!("memray summary --leaks -r 50 {capture}")),
         None => Ok(()),
+    }
+}
+
+/// The answer as JSON.
+pub fn answer_object(answer: &Answer<'_>) -> Value {
+    let verdict = answer.verdict;
+    let limit = verdict.limit.as_ref().map(|limit| {
+        json!({
+            "limit_bytes": limit.limit_bytes,
+            "used_bytes": limit.used_bytes,
+            "left_ms": limit.seconds.map(|seconds| (seconds * 1e3) as u64),
+        })
+    });
+    let reconcile = verdict.reconcile.as_ref().map(|reconcile| {
+        json!({
+            "rss_grew_bytes": reconcile.rss_grew_bytes,
+            "tracked_live_bytes": reconcile.tracked_live_bytes,
+            "old_frees_count": reconcile.old_frees_count,
+            "old_frees_bytes": reconcile.old_frees_bytes,
+            "unexplained_bytes": reconcile.unexplained_bytes,
+        })
+    });
+    json!({
+        "state": "ended",
+        "verdict": {
+            "trend": trend_object(verdict.trend),
+            "basis": match verdict.basis { Basis::Rss => "rss", Basis::Cgroup => "cgroup" },
+            "cgroup_trend": verdict.cgroup_trend.map(trend_object),
+            "limit": limit,
+            "reconcile": reconcile,
+            "is_turnover": verdict.is_turnover(),
+        },
+        "target_end": answer.target_end.map(|end| end.to_string()),
+        "oom_kills_count": answer.oom_kills_count,
+        "pauses_us": answer.pauses_us,
+        "left_over_bytes": answer.left_over_bytes,
+        "children": answer.children.map(Children::object),
+        "leaks": leaks_object(answer.leaks),
+    })
+}
+
+fn trend_object(trend: Trend) -> Value {
+    let moving = |direction: &str, rate: Rate| {
+        json!({
+            "direction": direction,
+            "bytes_per_second": rate.bytes_per_second.round() as u64,
+            "error_bytes_per_second": rate.error_bytes_per_second.round() as u64,
+        })
+    };
+    match trend {
+        Trend::Growing(rate) => moving("growing", rate),
+        Trend::Shrinking(rate) => moving("shrinking", rate),
+        Trend::Flat { settled_bytes } => json!({"direction": "flat", "settled_bytes": settled_bytes}),
+        Trend::TooShort => json!({"direction": "too_short"}),
     }
 }
 

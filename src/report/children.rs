@@ -2,6 +2,7 @@
 
 use super::text::Text;
 use crate::ui::format;
+use serde_json::{Value, json};
 use std::io::{self, Write};
 
 /// Children that are named.
@@ -19,6 +20,19 @@ pub struct Children {
 }
 
 impl Children {
+    pub(super) fn object(&self) -> Value {
+        let followed = self
+            .followed
+            .iter()
+            .map(|(pid, path)| json!({"pid": pid, "path": path}));
+        let refused = self.refused.iter().map(|(pid, why)| json!({"pid": pid, "why": why}));
+        json!({
+            "followed": followed.collect::<Vec<_>>(),
+            "missed_count": self.missed_count,
+            "refused": refused.collect::<Vec<_>>(),
+        })
+    }
+
     pub(super) fn write(&self, text: &mut Text<'_, impl Write>) -> io::Result<()> {
         if self.followed.is_empty() && self.missed_count == 0 && self.refused.is_empty() {
             return text.say("Children:", "none was started in the window.");

@@ -27,13 +27,13 @@ mod table;
 mod text;
 mod tree;
 
-pub use answer::{Answer, TargetEnd, answer};
+pub use answer::{Answer, TargetEnd, answer, answer_object};
 pub use checklist::{Line, Mark, checklist};
 pub use children::Children;
 pub use diff::{DiffOptions, diff, diff_object};
 pub use growth::{GrowthOptions, growth, growth_object};
 pub use head::{Head, head};
-pub use json::{CaptureFacts, write as write_json};
+pub use json::{CaptureFacts, SCHEMA, write as write_json};
 pub use leaks::{LeaksOptions, leaks, leaks_object};
 pub use parse::parse;
 pub use stats::{Metadata, stats, stats_json};

@@ -1,7 +1,7 @@
 //! `memray parse`: a capture's records as text, one a line, exactly as upstream prints them.
 //!
-//! Two exceptions: upstream prints the allocator "malloc" of the header as "pymalloc" by mistake; here it is
-//! printed as it is. And a name that would break the line or steer the terminal is escaped. Upstream prints unsigned counts and ids as signed numbers and null addresses as "(nil)",
+//! Three exceptions: upstream prints the allocator "malloc" of the header as "pymalloc" by mistake; here it is
+//! printed as it is. Of an object it does not say whether it was created or destroyed. And a name that would break the line or steer the terminal is escaped. Upstream prints unsigned counts and ids as signed numbers and null addresses as "(nil)",
 //! and so do we.
 
 use std::{
@@ -121,13 +121,16 @@ fn print_record(out: &mut Vec<u8>, record: &RawRecord<'_>, is_aggregated: bool) 
             writeln!(out, "MEMORY_RECORD time={} memory={}", time_ms as u64, rss_bytes as i64)
         }
         RawRecord::Object {
-            address, native_frame, ..
+            address,
+            is_created,
+            native_frame,
         } => {
             writeln!(
                 out,
-                "OBJECT_RECORD address={} native_frame_id={}",
+                "OBJECT_RECORD address={} native_frame_id={} is_created={}",
                 Pointer(address),
-                native_frame as i64
+                native_frame as i64,
+                u8::from(is_created)
             )
         }
         RawRecord::NativeFrame { ip, parent } => {
@@ -280,6 +283,71 @@ mod tests {
             put_number(&mut out, number as i64);
             put_pointer(&mut out, number);
             assert_eq!(out, format!("{}{}", number as i64, Pointer(number)).into_bytes());
+        }
+    }
+
+    /// What is printed of a capture of these records, made byte by byte from the format's description.
+    fn parsed(python_allocator: u8, file_format: u8, records: &[u8]) -> Vec<String> {
+        let mut bytes = b"memray\0".to_vec();
+        bytes.extend(13u32.to_le_bytes());
+        bytes.extend(0x030d_03f0u32.to_le_bytes());
+        bytes.extend([0, file_format]);
+        bytes.extend([0; 32]);
+        bytes.extend(b"app.py\0");
+        bytes.extend(42i32.to_le_bytes());
+        bytes.extend(1u64.to_le_bytes());
+        bytes.extend(0u64.to_le_bytes());
+        bytes.extend([python_allocator, 0, 1]);
+        // No standard library, no packages, no paths.
+        bytes.extend([0, 0, 0]);
+        bytes.extend(records);
+        let file = nix::sys::memfd::memfd_create(c"capture", nix::sys::memfd::MFdFlags::empty()).expect("a file");
+        let mut file = std::fs::File::from(file);
+        file.write_all(&bytes).expect("written");
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        let mut reader = RawReader::open(path.as_ref()).expect("a capture");
+        let mut out = Vec::new();
+        parse(&mut reader, &mut out).expect("a vector takes everything");
+        assert!(reader.damage().is_none(), "{:?}", reader.damage());
+        String::from_utf8(out)
+            .expect("UTF-8")
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn objects_are_printed_with_what_became_of_them() {
+        // A switch to thread 1; an object created at 0x1000, one destroyed there, another created 16 bytes on.
+        let mut records = vec![12, 1, 0, 0, 0, 0, 0, 0, 0];
+        records.extend([0b0011_1111, 0x80, 0x08, 0b0010_0000, 0b0011_1111, 0x04, 1]);
+        let lines = parsed(1, 0, &records);
+        assert_eq!(
+            lines[1..],
+            [
+                "CONTEXT_SWITCH tid=1",
+                "OBJECT_RECORD address=0x1000 native_frame_id=0 is_created=1",
+                "OBJECT_RECORD address=0x1000 native_frame_id=0 is_created=0",
+                "OBJECT_RECORD address=0x1010 native_frame_id=0 is_created=1",
+                "TRAILER",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_allocator_is_named_as_it_is() {
+        // Upstream prints the third as pymalloc.
+        for (id, name) in [
+            (1, "pymalloc"),
+            (2, "pymalloc debug"),
+            (3, "malloc"),
+            (4, "other"),
+            (5, "mimalloc"),
+            (6, "mimalloc debug"),
+        ] {
+            let line = &parsed(id, 0, &[1])[0];
+            assert!(line.contains(&format!(" python_allocator={name} ")), "{line}");
+            assert!(line.contains(" track_object_lifetimes=true"), "{line}");
         }
     }
 }

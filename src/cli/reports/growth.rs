@@ -28,9 +28,7 @@ pub fn growth(args: &GrowthArgs) -> Result<(), Failure> {
     }
     let arena = arena_bytes(header.python_version, header.python_allocator);
     let mut history = History::default();
-    while let Some(event) = reader.next_event() {
-        history.apply(&event);
-    }
+    reader.for_each_batch(|events| events.iter().for_each(|event| history.apply(event)));
     warn_of_damage(path, reader.damage());
     let table = history.finish(&reader, &origins(&reader), arena);
     let mut text = Vec::new();

@@ -112,15 +112,17 @@ impl Stacks for WithoutAllocators<'_> {
     }
 }
 
-/// What was still live at a capture's end, by line: native ones, too, where they were recorded.
-pub fn leaks_of(path: &Path) -> Result<LineTable, Failure> {
+/// What was still live at a capture's end, by line: native ones, too, where they were recorded. And what JSON says of
+/// the capture.
+pub fn leaks_of(path: &Path) -> Result<(LineTable, Value), Failure> {
     let reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
     let wanted = Wanted {
         mode: Mode::Leaks,
         native: reader.header().native_traces,
         ..Wanted::default()
     };
-    Ok(line_table(&gather(path, wanted)?))
+    let gathered = gather(path, wanted)?;
+    Ok((line_table(&gathered), capture_object(path, &gathered.reader)))
 }
 
 fn line_table(gathered: &Gathered) -> LineTable {
