@@ -341,6 +341,29 @@ fn names_are_in_the_capture_of_places() {
     assert_names_are_in_the_capture(&["--aggregate"]);
 }
 
+per_interpreter!(every_python_frame_has_its_place_among_native_ones);
+
+/// Of all kinds of calls: generators, coroutines, comprehensions, callbacks, methods, thousands deep, in threads.
+fn every_python_frame_has_its_place_among_native_ones(python: &Interpreter) {
+    let Some(reader) = upstream::python() else { return };
+    let dir = Dir::new();
+    let (log, capture) = (dir.file("log"), dir.file("capture.bin"));
+    let mut target = Target::spawn_in(dir, python, "allocations.py", &[&log]);
+    attach(&target, &capture);
+    target.ask("go", "done");
+    detach(&target);
+    let output = upstream::script(reader, "hybrid.py", &[&capture]);
+    let counts = output.stdout.lines().next().expect("a line").split('\t');
+    let [judged, plain, wrong] = counts
+        .map(|count| count.parse::<u32>().expect("a count"))
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("{}", output.describe());
+    };
+    assert!(judged > 300 && (plain, wrong) == (0, 0), "{}", output.describe());
+    assert!(target.finish().success());
+}
+
 /// The library's file is gone before the names are taken, from the very file that was mapped; the report needs nothing but
 /// the capture.
 fn assert_names_are_in_the_capture(more: &[&str]) {
