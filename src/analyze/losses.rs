@@ -44,6 +44,7 @@ pub enum LossCause {
     Corrupt,
     NativeStacksCut,
     NativeModulesFull,
+    NativeModulesUnnamed,
 }
 
 impl LossCause {
@@ -51,7 +52,12 @@ impl LossCause {
     pub fn is_lost_event(self) -> bool {
         !matches!(
             self,
-            Self::Stackless | Self::ImpliedFrees | Self::Corrupt | Self::NativeStacksCut | Self::NativeModulesFull
+            Self::Stackless
+                | Self::ImpliedFrees
+                | Self::Corrupt
+                | Self::NativeStacksCut
+                | Self::NativeModulesFull
+                | Self::NativeModulesUnnamed
         )
     }
 }
@@ -80,6 +86,7 @@ pub fn loss_causes(losses: &Losses) -> Vec<Loss> {
         (LossCause::Corrupt, losses.corrupt),
         (LossCause::NativeStacksCut, losses.native_stacks_cut),
         (LossCause::NativeModulesFull, losses.native_modules_full),
+        (LossCause::NativeModulesUnnamed, losses.native_modules_unnamed),
     ];
     let some = counts.into_iter().filter(|&(_, count)| count > 0);
     some.map(|(cause, count)| Loss { cause, count }).collect()
@@ -125,6 +132,7 @@ mod tests {
             corrupt: 2048,
             native_stacks_cut: 4096,
             native_modules_full: 8192,
+            native_modules_unnamed: 16384,
         };
         let found = losses(&causes);
         assert_eq!(
@@ -135,7 +143,7 @@ mod tests {
         let causes_found = loss_causes(&causes);
         let lost = causes_found.iter().filter(|loss| loss.cause.is_lost_event());
         assert_eq!(lost.map(|loss| loss.count).sum::<u64>(), found.total_count());
-        assert_eq!(causes_found.len(), 14);
+        assert_eq!(causes_found.len(), 15);
         assert_eq!(loss_causes(&Losses::default()), []);
         assert_eq!(
             losses(&Losses {

@@ -120,6 +120,8 @@ pub struct Losses {
     pub native_stacks_cut: u64,
     /// Modules whose unwind tables found no room: native stacks end in them.
     pub native_modules_full: u64,
+    /// Modules whose names were not looked up any more for want of time.
+    pub native_modules_unnamed: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

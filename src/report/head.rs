@@ -148,6 +148,13 @@ fn words(cause: LossCause, is_one: bool) -> (&'static str, &'static str) {
             ),
             "native stacks end in it",
         ),
+        LossCause::NativeModulesUnnamed => (
+            of(
+                "library's names were not looked up for want of time",
+                "libraries' names were not looked up for want of time",
+            ),
+            "their native frames stand at ??? below",
+        ),
     }
 }
 

@@ -74,6 +74,7 @@ fn name(cause: LossCause) -> &'static str {
         LossCause::ImpliedFrees => "implied_frees",
         LossCause::NativeStacksCut => "native_stacks_cut",
         LossCause::NativeModulesFull => "native_modules_full",
+        LossCause::NativeModulesUnnamed => "native_modules_unnamed",
         LossCause::Corrupt => "corrupt",
     }
 }

@@ -105,10 +105,11 @@ impl Session {
         let mut appendix = self.appendix(losses, target_end, left_over_bytes);
         appendix.window_end = end.condition();
         // The target is free by now: these take their time.
-        appendix.native = self
-            .native
-            .as_ref()
-            .map(|native| native.symbols(self.process.pid(), &self.collector, self.fetches));
+        if let Some(native) = &self.native {
+            let named = native.symbols(self.process.pid(), &self.collector, self.fetches);
+            appendix.losses.native_modules_unnamed = named.unnamed_modules;
+            appendix.native = Some(named.symbols);
+        }
         appendix.sources = self.sources(appendix.native.as_ref());
         if let Some(follow) = &mut self.follow {
             if is_there {

@@ -2,8 +2,8 @@
 
 use super::error::Error;
 use super::hooking::Hooks;
-use super::native_symbols::name_frames;
-use crate::capture::{Losses, ModuleSegments, NativeSymbols};
+use super::native_symbols::{Named, name_frames};
+use crate::capture::{Losses, ModuleSegments};
 use crate::collect::{Collector, IndexedModule, NativeTables, Recorder, RowsPlace};
 use crate::unwind::{Rows, rows};
 use inject::{Mapping, Module, Process, RemoteAddr};
@@ -177,7 +177,7 @@ impl Native {
     }
 
     /// The names behind the capture's native frames. Takes its time: the target is free by then.
-    pub fn symbols(&self, pid: i32, collector: &Collector, fetch: bool) -> NativeSymbols {
+    pub fn symbols(&self, pid: i32, collector: &Collector, fetch: bool) -> Named {
         name_frames(pid, collector.native_frames(), &self.epochs, fetch)
     }
 

@@ -6,7 +6,7 @@ use crate::symbolize::{NativeFrame, Source, symbolize};
 use inject::Module;
 use rustc_hash::FxHashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// No module is begun after this long; what is left has no names.
@@ -22,9 +22,16 @@ pub type Place = (u64, u32);
 /// A module, and what is wanted of it: addresses in its file, and the places that they stand for.
 type Work<'a> = (&'a Module, Vec<(u64, Place)>);
 
+/// What was found.
+pub struct Named {
+    pub symbols: NativeSymbols,
+    /// Modules that there was no time for.
+    pub unnamed_modules: u64,
+}
+
 /// Names of frames. `frames` are those of the capture in their order; `epochs` lists the modules of each epoch.
 /// `fetch`: debug information that is not here, too.
-pub fn name_frames(pid: i32, frames: &[Place], epochs: &[Vec<Module>], fetch: bool) -> NativeSymbols {
+pub fn name_frames(pid: i32, frames: &[Place], epochs: &[Vec<Module>], fetch: bool) -> Named {
     let mut places: Vec<Place> = frames.to_vec();
     places.sort_unstable();
     places.dedup();
@@ -48,14 +55,23 @@ pub fn name_frames(pid: i32, frames: &[Place], epochs: &[Vec<Module>], fetch: bo
     ];
     let work: Vec<Work> = by_file.into_values().collect();
     let mut table = Table::default();
-    for (place, named, module) in resolve_all(&work, &directories, fetch) {
+    let unnamed_modules = AtomicU64::new(0);
+    for (place, named, module) in resolve_all(&work, &directories, fetch, &unnamed_modules) {
         table.enter(place, &named, module);
     }
-    table.finish(frames)
+    Named {
+        symbols: table.finish(frames),
+        unnamed_modules: unnamed_modules.into_inner(),
+    }
 }
 
 /// Names of what each place is in, and the path of its module.
-fn resolve_all<'a>(work: &[Work<'a>], directories: &[PathBuf], fetch: bool) -> Vec<(Place, Vec<NativeFrame>, &'a str)> {
+fn resolve_all<'a>(
+    work: &[Work<'a>],
+    directories: &[PathBuf],
+    fetch: bool,
+    unnamed_modules: &AtomicU64,
+) -> Vec<(Place, Vec<NativeFrame>, &'a str)> {
     let fetch_until = fetch.then(|| Instant::now() + FETCH_MAX);
     let until = fetch_until.unwrap_or_else(|| Instant::now() + SYMBOLIZE_MAX);
     let next = AtomicUsize::new(0);
@@ -63,7 +79,9 @@ fn resolve_all<'a>(work: &[Work<'a>], directories: &[PathBuf], fetch: bool) -> V
         let mut done = Vec::new();
         while let Some(&(module, ref wanted)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
             let addresses: Vec<u64> = wanted.iter().map(|(address, _)| *address).collect();
-            let file = module.file().filter(|_| Instant::now() < until);
+            let has_time = Instant::now() < until;
+            unnamed_modules.fetch_add(u64::from(!has_time), Ordering::Relaxed);
+            let file = module.file().filter(|_| has_time);
             let named = match file {
                 Some(file) => {
                     let path = &module.path;
