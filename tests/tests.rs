@@ -32,6 +32,10 @@ mod endings;
 mod exact;
 /// What else befalls the tool: stopped, hung up, out of disk, its guardian or its whole process group killed.
 mod faults;
+/// `transform`, `table` and `flamegraph`: files that other programs read.
+mod files;
+/// The pages of `flamegraph` and `table`, used in a real browser.
+mod flamegraph;
 /// Children that are tracked along with their parent.
 mod follow;
 /// A target that forks in the window.

@@ -60,6 +60,14 @@ impl Gatherer {
         }
     }
 
+    /// What lives, where that is followed.
+    pub fn live_bytes(&self) -> Option<u64> {
+        match &self.state {
+            State::Heap(heap) => Some(heap.live_bytes()),
+            State::Temporary(_) => None,
+        }
+    }
+
     /// The rows. For `arena_bytes` see [`Heap::leaks`].
     pub fn snapshot(&self, arena_bytes: Option<u64>) -> Snapshot {
         match &self.state {

@@ -218,7 +218,11 @@ mod tests {
     }
 
     fn time(time_ms: i64) -> Event {
-        Event::Memory { rss_bytes: 0, time_ms }
+        Event::Memory {
+            rss_bytes: 0,
+            time_ms,
+            heap_bytes: None,
+        }
     }
 
     /// A window of that many milliseconds, a tick each 10 ms; `held` gives what each stack holds after the tick.

@@ -155,6 +155,7 @@ fn memory_samples_are_no_events_of_the_heap() {
         Event::Memory {
             rss_bytes: 5,
             time_ms: 1,
+            heap_bytes: None,
         },
     ];
     assert_eq!(rows(&high_water(events)), [(1, 1, 10)]);
@@ -337,7 +338,11 @@ fn agrees_with_the_obvious_model_on_random_events() {
 
 #[test]
 fn what_came_in_the_last_tenth_is_young() {
-    let time = |time_ms| Event::Memory { rss_bytes: 0, time_ms };
+    let time = |time_ms| Event::Memory {
+        rss_bytes: 0,
+        time_ms,
+        heap_bytes: None,
+    };
     let events = [
         time(5000),
         malloc(16, 100, 1),

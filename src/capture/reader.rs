@@ -46,8 +46,13 @@ pub enum Event {
     Deallocation { tid: u64, address: u64, allocator: u8 },
     /// The range is gone; it may be part of one that was mapped, or span several.
     Unmap { tid: u64, address: u64, size: u64 },
-    /// `time_ms` is since the epoch.
-    Memory { rss_bytes: u64, time_ms: i64 },
+    /// `time_ms` is since the epoch. Only aggregated captures tell what was allocated and lived then; from others it can
+    /// be worked out.
+    Memory {
+        rss_bytes: u64,
+        time_ms: i64,
+        heap_bytes: Option<u64>,
+    },
     /// What one place held at the high-water mark, and at the end; in aggregated captures.
     Place {
         tid: u64,
@@ -151,7 +156,6 @@ impl Reader {
 
     /// A line of a source file, as it was when the window ended: of the machine, container and moment that were
     /// recorded, never of those that read. What it says is the target's: escape it.
-    #[expect(dead_code, reason = "for reports to come")]
     pub fn source_line(&self, file: &str, line: u32) -> Option<&str> {
         self.source(file)?.lines.get(&line).map(String::as_str)
     }
@@ -246,7 +250,13 @@ impl Reader {
                     self.stack = self.tree.parent(self.stack);
                 }
             }
-            RawRecord::Memory { rss_bytes, time_ms } => return Some(Event::Memory { rss_bytes, time_ms }),
+            RawRecord::Memory { rss_bytes, time_ms } => {
+                return Some(Event::Memory {
+                    rss_bytes,
+                    time_ms,
+                    heap_bytes: None,
+                });
+            }
             RawRecord::ContextSwitch { tid } => {
                 if let Some(last) = self.tid.replace(tid) {
                     self.stacks.insert(last, self.stack);
@@ -289,9 +299,18 @@ impl Reader {
                 }
                 self.native_parents.push(parent as u32);
             }
-            RawRecord::MemorySnapshot { time_ms, rss_bytes, .. } => {
+            RawRecord::MemorySnapshot {
+                time_ms,
+                rss_bytes,
+                heap_bytes,
+            } => {
                 let time_ms = time_ms as i64;
-                return Some(Event::Memory { rss_bytes, time_ms });
+                let heap_bytes = Some(heap_bytes);
+                return Some(Event::Memory {
+                    rss_bytes,
+                    time_ms,
+                    heap_bytes,
+                });
             }
             RawRecord::PythonFrame { frame_id, frame } => {
                 if frame_id != self.place_frames.len() as u64 || self.place_frames.len() >= NODES_MAX {

@@ -5,12 +5,14 @@ mod bytes;
 mod doctor;
 mod duration;
 mod failure;
+mod file_args;
 mod reports;
 mod say;
 mod status;
 
 use crate::session;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use file_args::{ConfidentialFiles, FlamegraphArgs, TableArgs, TransformArgs, TransformFormat};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -51,6 +53,12 @@ enum Command {
     Growth(GrowthArgs),
     /// Show what changed from one capture to another
     Diff(DiffArgs),
+    /// Show which lines hold the memory, by allocator; in the terminal or as an HTML page
+    Table(TableArgs),
+    /// Write a flame graph: one HTML page that needs nothing else
+    Flamegraph(FlamegraphArgs),
+    /// Write the stacks in another tool's format
+    Transform(TransformArgs),
     /// Show how much was allocated, in which sizes, by what and where
     Stats(StatsArgs),
     /// Print every record of a capture, one a line
@@ -370,6 +378,9 @@ pub fn run() -> ExitCode {
         Command::Leaks(args) => done(reports::leaks(&args)),
         Command::Growth(args) => done(reports::growth(&args)),
         Command::Diff(args) => done(reports::diff(&args)),
+        Command::Table(args) => done(reports::table(&args)),
+        Command::Flamegraph(args) => done(reports::flamegraph(&args)),
+        Command::Transform(args) => done(reports::transform(&args)),
         Command::Stats(args) => done(reports::stats(&args)),
         Command::Parse(args) => done(reports::parse(&args)),
         Command::Guardian {

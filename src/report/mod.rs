@@ -6,10 +6,13 @@
 //! - [`mod@growth`]: lines that hold more and more; [`mod@diff`]: what changed between two captures.
 //! - [`mod@stats`]: all that was ever allocated, as text and as JSON.
 //! - [`json`]: what all reports' JSON begins with.
+//! - [`transform`]: the same for other tools.
+//! - [`mod@allocators`]: lines by allocator. [`page`]: that and the flame graph as HTML files.
 //! - [`mod@head`]: what the figures of a capture lack.
 //! - [`mod@checklist`]: findings and what helps.
 //! - [`table`], [`text`], [`location`], [`paint`]: boxes, sentences, places that give way from their left, colour.
 
+mod allocators;
 mod answer;
 mod checklist;
 mod children;
@@ -19,14 +22,17 @@ mod head;
 mod json;
 mod leaks;
 mod location;
+pub mod page;
 mod paint;
 mod parse;
 mod stats;
 mod summary;
 mod table;
 mod text;
+pub mod transform;
 mod tree;
 
+pub use allocators::{AllocatorsOptions, allocators, allocators_object};
 pub use answer::{Answer, TargetEnd, answer, answer_object};
 pub use checklist::{Line, Mark, checklist};
 pub use children::Children;

@@ -53,7 +53,7 @@ pub use finish::Ended;
 pub use follow::{Family, FollowOptions};
 pub use host::diagnose_host;
 pub use limits::Limits;
-pub use output::Output;
+pub use output::{Output, OutputError};
 pub use preflight::{Check, Diagnosis, diagnose};
 pub use repair::{detach, repair_left_overs};
 pub use signals::Signals;

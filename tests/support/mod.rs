@@ -3,6 +3,7 @@
 #[macro_use]
 pub mod interpreters;
 pub mod appendix;
+pub mod browser;
 pub mod dir;
 pub mod json;
 pub mod ledger;

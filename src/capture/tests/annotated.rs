@@ -7,6 +7,7 @@ const EXAMPLE_EVENTS: [Event; 7] = [
     Event::Memory {
         rss_bytes: 1_048_576,
         time_ms: 1_700_000_000_000,
+        heap_bytes: None,
     },
     Event::Allocation {
         tid: 1,
@@ -45,6 +46,7 @@ const EXAMPLE_EVENTS: [Event; 7] = [
     Event::Memory {
         rss_bytes: 2_097_152,
         time_ms: 1_700_000_000_500,
+        heap_bytes: None,
     },
 ];
 
@@ -213,7 +215,8 @@ AGGREGATED_TRAILER
         [
             Event::Memory {
                 rss_bytes: 4096,
-                time_ms: 1_700_000_000_001
+                time_ms: 1_700_000_000_001,
+                heap_bytes: Some(1024)
             },
             Event::Place {
                 tid: 1,

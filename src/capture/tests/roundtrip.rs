@@ -109,8 +109,11 @@ impl Model {
                 let (rss_bytes, elapsed_ms) = (random.next() >> 20, random.below(1 << 30) as i64);
                 let time_ms = header().start_ms + elapsed_ms;
                 writer.memory(rss_bytes, time_ms);
-                self.expected
-                    .push(Expected::Other(Event::Memory { rss_bytes, time_ms }));
+                self.expected.push(Expected::Other(Event::Memory {
+                    rss_bytes,
+                    time_ms,
+                    heap_bytes: None,
+                }));
             }
             88..95 => self.define_stack(writer),
             95..97 => {

@@ -1,19 +1,26 @@
 //! The reports on a capture, one a file; what they share is here: opening, heads, warnings, files.
 
 mod diff;
+mod file;
+mod flamegraph;
 mod growth;
 mod leaks;
 mod parse;
 mod stats;
 mod summary;
+mod table;
+mod transform;
 mod tree;
 
 pub use diff::diff;
+pub use flamegraph::flamegraph;
 pub use growth::growth;
 pub use leaks::leaks;
 pub use parse::parse;
 pub use stats::stats;
 pub use summary::summary;
+pub use table::table;
+pub use transform::transform;
 pub use tree::tree;
 
 use super::failure::Failure;
@@ -59,7 +66,18 @@ impl Stacks for Gathered {
 
 /// Reads a capture to its end.
 fn gather(path: &Path, wanted: Wanted) -> Result<Gathered, Failure> {
-    let mut reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
+    let reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
+    gather_from(reader, path, wanted)
+}
+
+/// The same with native frames wherever they were recorded.
+fn gather_all_frames(path: &Path, wanted: Wanted) -> Result<Gathered, Failure> {
+    let reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
+    let native = reader.header().native_traces;
+    gather_from(reader, path, Wanted { native, ..wanted })
+}
+
+fn gather_from(mut reader: Reader, path: &Path, wanted: Wanted) -> Result<Gathered, Failure> {
     let header = reader.header();
     let is_aggregated = header.file_format == FileFormat::AggregatedAllocations;
     if is_aggregated && matches!(wanted.mode, Mode::Temporary { .. }) {
