@@ -420,7 +420,10 @@ impl Freezer {
     /// Those that may be made here.
     fn all() -> Vec<Self> {
         let make = |(root, file, words): (&str, &'static str, _)| {
-            let directory = PathBuf::from(format!("{root}/memray-test-frozen-{}", std::process::id()));
+            let root = Path::new(root);
+            // Elsewhere it would be a directory like any other.
+            root.join("cgroup.procs").exists().then_some(())?;
+            let directory = root.join(format!("memray-test-frozen-{}", std::process::id()));
             std::fs::create_dir(&directory).ok()?;
             let freezer = Self { directory, file, words };
             // One of no use is removed again where it is dropped.
@@ -487,4 +490,71 @@ fn frozen() {
             freezer.directory
         );
     }
+}
+
+/// A cgroup whose processes get 20 ms of a CPU in each second, while it is so.
+struct Throttle {
+    directory: PathBuf,
+    quota: (&'static str, &'static str),
+}
+
+impl Throttle {
+    fn set() -> Option<Self> {
+        let v1 = ("/sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "-1"));
+        let v2 = ("/sys/fs/cgroup", ("cpu.max", "max"));
+        [v1, v2].into_iter().find_map(|(root, quota)| {
+            Path::new(root).join("cgroup.procs").exists().then_some(())?;
+            let directory = Path::new(root).join(format!("memray-test-throttled-{}", std::process::id()));
+            std::fs::create_dir(&directory).ok()?;
+            let throttle = Self { directory, quota };
+            let write = |file, text| std::fs::write(throttle.directory.join(file), text).ok();
+            throttle.directory.join(quota.0).exists().then_some(())?;
+            match quota.0 {
+                "cpu.max" => write("cpu.max", "20000 1000000")?,
+                _ => write("cpu.cfs_period_us", "1000000").and_then(|()| write("cpu.cfs_quota_us", "20000"))?,
+            }
+            Some(throttle)
+        })
+    }
+
+    fn add(&self, pid: u32) {
+        std::fs::write(self.directory.join("cgroup.procs"), pid.to_string()).expect("put the target into the cgroup");
+    }
+
+    fn lift(&self) {
+        std::fs::write(self.directory.join(self.quota.0), self.quota.1).expect("lift the quota");
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        // Busy as long as the target's end is being worked on.
+        for _ in 0..500 {
+            if std::fs::remove_dir(&self.directory).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Its only thread is always ready to run and hardly ever does: it is waited for, and not said to sleep.
+#[test]
+fn throttled() {
+    let Some(python) = any() else { return };
+    let Some(throttle) = Throttle::set() else {
+        return skip_optional("a throttled cgroup", "none may be made here");
+    };
+    let mut target = Target::spawn(&python, "checksums.py", &[]);
+    throttle.add(target.pid());
+    for _ in 0..2 {
+        let capture = attach(&target);
+        detach(&target);
+        allocations(&capture);
+    }
+    throttle.lift();
+    assert_clean(target.pid());
+    target.assert_free();
+    assert!(target.ask("stop", "ok").parse::<u64>().is_ok());
+    drop(target);
 }

@@ -28,7 +28,7 @@
 //! to restart it). A call that the thread completes by itself leaves what `session` knows to clear: a mapping or a
 //! descriptor. `scripts/kill_points` tries all of it.
 
-use super::candidates::{Candidate, Suitability, candidates};
+use super::candidates::{Candidate, Suitability, candidates, look};
 use super::cgroups::is_frozen;
 use super::fault::{self, Call};
 use super::gadgets::Gadgets;
@@ -54,9 +54,9 @@ use std::time::{Duration, Instant};
 
 /// How long one thread may take to stop before another is tried.
 const STOP_MAX: Duration = Duration::from_millis(100);
-/// How long all attempts together may take.
-const BORROW_MAX: Duration = Duration::from_secs(2);
-/// The same where no thread has stopped at all.
+/// How long all attempts together may take: longer than the longest time that a cgroup's cpu.max takes from it.
+const BORROW_MAX: Duration = Duration::from_secs(3);
+/// The same where every thread sleeps uninterruptibly.
 const STOPPING_MAX: Duration = Duration::from_millis(700);
 
 /// How to borrow.
@@ -72,8 +72,10 @@ pub struct BorrowOptions {
 pub enum BorrowError {
     /// The kernel refused to let us trace it.
     Refused(Errno),
-    /// No thread stopped in time.
+    /// No thread stopped in time: those that were tried slept uninterruptibly.
     Uninterruptible,
+    /// No thread stopped in time, though some could have: they did not get to run, or ended first.
+    Starved,
     /// Its cgroup is frozen.
     Frozen,
     /// A seccomp filter could kill the process for a system call that we make in it.
@@ -92,6 +94,9 @@ impl BorrowError {
         match self {
             Self::Refused(_) => Some("run memray as root, or with CAP_SYS_PTRACE".to_owned()),
             Self::Uninterruptible => Some("try again when its disk or network file system answers".to_owned()),
+            Self::Starved => {
+                Some("try again when the machine, or its cgroup's cpu.max, leaves it more time".to_owned())
+            }
             Self::Frozen => Some(FROZEN_FIX.to_owned()),
             Self::NoStack => Some("try again in a moment".to_owned()),
             Self::NoThread(_) => Some("check the limit of processes and threads: ulimit -u".to_owned()),
@@ -109,6 +114,11 @@ impl fmt::Display for BorrowError {
             Self::Uninterruptible => {
                 f.write_str("none of its threads can be stopped: all sleep uninterruptibly (D state)")
             }
+            Self::Starved => write!(
+                f,
+                "none of its threads came to a stop within {} s: they hardly get to run",
+                BORROW_MAX.as_secs()
+            ),
             Self::Frozen => f.write_str(FROZEN),
             Self::Seccomp(filtered) => write!(f, "{filtered}"),
             Self::NoGadget => f.write_str("its libc is not one that memray knows how to make system calls with"),
@@ -280,7 +290,11 @@ impl<'a> Borrowed<'a> {
         let mut xstate = XstateBuffer::new();
         let (mut seized, filters) = seccomp::seize(process.pid(), candidate.tid)?;
         if !seized.interrupt(STOP_MAX)? {
-            return Err(BorrowError::Uninterruptible);
+            let sleeps = |now: Candidate| now.suitability == Suitability::Uninterruptible;
+            return Err(match look(process, candidate.tid).is_some_and(sleeps) {
+                true => BorrowError::Uninterruptible,
+                false => BorrowError::Starved,
+            });
         }
         let stopped = Instant::now();
         hurry_more();

@@ -153,7 +153,7 @@ fn decide(
 /// between our look and the stop.
 pub fn seize(pid: i32, tid: i32) -> Result<(Seized, Filters), BorrowError> {
     let refused = |errno| match errno {
-        Errno::ESRCH => BorrowError::Uninterruptible,
+        Errno::ESRCH => BorrowError::Starved,
         errno => BorrowError::Refused(errno),
     };
     let seen = Filters::of(&format!("{pid}/task/{tid}"));
