@@ -172,7 +172,7 @@ impl Session {
                 wanted.entry(name.clone()).or_default().insert(*line);
             }
         }
-        source_lines::take(files.clone(), wanted)
+        source_lines::take(files.clone(), wanted, self.library_directories.clone())
     }
 
     /// Flag off, then drains until nobody is recording any more.

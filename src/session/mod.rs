@@ -103,6 +103,8 @@ pub struct Session {
     disk: Disk,
     /// The target's files, where they can be had.
     files: Option<Arc<Files>>,
+    /// Where the target's standard library and installed packages lie.
+    library_directories: Vec<String>,
     /// Debug information is fetched from servers.
     fetches: bool,
     /// `PY_VERSION_HEX`.

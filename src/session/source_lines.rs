@@ -20,19 +20,20 @@ const READ_BYTES_MAX: u64 = 1 << 30;
 const KEPT_BYTES_MAX: usize = 32 << 20;
 /// Kept of one line.
 const LINE_BYTES_MAX: usize = 500;
-/// Lines before and behind each, for reports that show where it stands.
+/// Lines before and behind each of the application's own, for reports that show where it stands. With those of libraries
+/// most of a small capture would be that.
 const AROUND_LINES: u32 = 3;
 const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The lines of each file, by the name that the target has for it.
 pub type Wanted = BTreeMap<String, BTreeSet<u32>>;
 
-/// Takes what there is of them.
-pub fn take(files: Arc<Files>, wanted: Wanted) -> BTreeMap<String, SourceFile> {
+/// Takes what there is of them. `libraries`: directories of code that is not the application's.
+pub fn take(files: Arc<Files>, wanted: Wanted, libraries: Vec<String>) -> BTreeMap<String, SourceFile> {
     let until = Instant::now() + TIME_MAX;
     let (sender, receiver) = channel();
     // In a thread, which gives up rights for good, and which a file may hold up for ever.
-    let reader = std::thread::Builder::new().spawn(move || read_all(&files, wanted, until, &sender));
+    let reader = std::thread::Builder::new().spawn(move || read_all(&files, wanted, &libraries, until, &sender));
     let mut taken = BTreeMap::new();
     if reader.is_err() {
         return taken;
@@ -43,7 +44,13 @@ pub fn take(files: Arc<Files>, wanted: Wanted) -> BTreeMap<String, SourceFile> {
     taken
 }
 
-fn read_all(files: &Files, wanted: Wanted, until: Instant, sender: &Sender<(String, SourceFile)>) {
+fn read_all(
+    files: &Files,
+    wanted: Wanted,
+    libraries: &[String],
+    until: Instant,
+    sender: &Sender<(String, SourceFile)>,
+) {
     if files.take_on_rights().is_err() {
         return;
     }
@@ -56,7 +63,13 @@ fn read_all(files: &Files, wanted: Wanted, until: Instant, sender: &Sender<(Stri
         if Instant::now() >= until || read_bytes >= READ_BYTES_MAX || kept_bytes >= KEPT_BYTES_MAX {
             return;
         }
-        let Some((file, bytes)) = read(files, &name, &lines) else {
+        let is_below = |directory: &String| !directory.is_empty() && name.starts_with(directory.as_str());
+        let around_lines = if libraries.iter().any(is_below) {
+            0
+        } else {
+            AROUND_LINES
+        };
+        let Some((file, bytes)) = read(files, &name, &lines, around_lines) else {
             continue;
         };
         read_bytes += bytes;
@@ -74,7 +87,7 @@ fn may_be_a_file(name: &str) -> bool {
 }
 
 /// The file's lines and its length.
-fn read(files: &Files, name: &str, lines: &BTreeSet<u32>) -> Option<(SourceFile, u64)> {
+fn read(files: &Files, name: &str, lines: &BTreeSet<u32>, around_lines: u32) -> Option<(SourceFile, u64)> {
     let mut file = files.open(name.as_bytes()).ok()?;
     let metadata = file.metadata().ok().filter(|it| it.len() <= FILE_BYTES_MAX)?;
     let mut text = Vec::new();
@@ -83,15 +96,15 @@ fn read(files: &Files, name: &str, lines: &BTreeSet<u32>) -> Option<(SourceFile,
         (Some(started), Ok(modified)) => modified > started,
         _ => false,
     };
-    let lines = pick(&text, lines);
+    let lines = pick(&text, lines, around_lines);
     Some((SourceFile { is_newer, lines }, text.len() as u64))
 }
 
-/// These lines of a text and those around them.
-fn pick(text: &[u8], wanted: &BTreeSet<u32>) -> BTreeMap<u32, String> {
+/// These lines of a text and so many around each.
+fn pick(text: &[u8], wanted: &BTreeSet<u32>, around_lines: u32) -> BTreeMap<u32, String> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let is_near = |number: u32| {
-        let (first, last) = (number.saturating_sub(AROUND_LINES), number.saturating_add(AROUND_LINES));
+        let (first, last) = (number.saturating_sub(around_lines), number.saturating_add(around_lines));
         wanted.range(first..=last).next().is_some()
     };
     let numbered = (1..).zip(lines(text)).filter(|(number, _)| is_near(*number));
@@ -136,7 +149,8 @@ mod tests {
     use super::*;
 
     fn picked(text: &[u8], wanted: &[u32]) -> Vec<(u32, String)> {
-        pick(text, &wanted.iter().copied().collect()).into_iter().collect()
+        let wanted = wanted.iter().copied().collect();
+        pick(text, &wanted, AROUND_LINES).into_iter().collect()
     }
 
     #[test]
@@ -153,6 +167,8 @@ mod tests {
         let all: Vec<_> = all.map(|(number, line)| (number, line.to_owned())).into();
         assert_eq!(picked(text, &[3, 6, 100, u32::MAX]), all);
         assert_eq!(picked(text, &[1])[..], all[..4]);
+        let alone = pick(text, &[2, 5].into(), 0);
+        assert_eq!(alone.into_iter().collect::<Vec<_>>(), [all[1].clone(), all[4].clone()]);
         assert_eq!(picked(b"", &[1]), []);
         assert_eq!(picked(b"x", &[]), []);
     }

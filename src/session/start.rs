@@ -19,6 +19,7 @@ use super::thread_names::Names;
 use super::{repair, target};
 use crate::capture::{Appendix, FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Aggregator, Collector, MAIN_THREAD, Recorder, Region, RingReader, Series, TickClock};
+use crate::python::Description;
 use crate::symbolize;
 use inject::{BorrowError, Files, Process};
 use std::mem::offset_of;
@@ -195,6 +196,7 @@ impl Survey {
             disk,
             // Opened now: it may have ended when they are wanted.
             files: Files::of(options.pid).ok().map(Arc::new),
+            library_directories: library_directories(&self.description),
             fetches: options.debuginfod,
             python_version: self.description.version_hex,
             follow,
@@ -333,6 +335,11 @@ impl Survey {
             native,
         })
     }
+}
+
+fn library_directories(description: &Description) -> Vec<String> {
+    let all = description.site_packages.iter().chain([&description.libdest]);
+    all.filter(|directory| !directory.is_empty()).cloned().collect()
 }
 
 /// Stores the words that differ, each by one aligned write: a hook left over from an earlier session may read them at any
