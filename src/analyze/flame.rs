@@ -69,12 +69,38 @@ impl<'a, S: Stacks> Flame<'a, S> {
             let location = self.tree.location(frame(name));
             self.tree.child(0, location)
         });
+        if let Some(place) = self.place_by_callers(tid, thread, base, stack) {
+            return place;
+        }
         let mut frames = self.stacks.frames(tid, stack).peekable();
         let stand_in = frames.peek().is_none().then(|| frame(UNKNOWN));
         let node = self.tree.node_below(base, frames.chain(stand_in));
         let place = PeakPlace { node, thread };
         self.nodes.insert((tid, stack), place);
         place
+    }
+
+    /// The same by way of the stacks that led to it, each of which is looked at once: deep stacks would cost their depth
+    /// each time. `None` where stacks are not kept that way, and for a stack without frames.
+    fn place_by_callers(&mut self, tid: u64, thread: u32, base: u32, stack: StackIndex) -> Option<PeakPlace> {
+        let mut node = base;
+        let mut called = Vec::new();
+        let mut above = stack;
+        // A stack without frames is no caller, whatever stands for it where it allocates itself.
+        while let Some((frame, caller)) = self.stacks.split(tid, above) {
+            if let Some(known) = self.nodes.get(&(tid, above)) {
+                node = known.node;
+                break;
+            }
+            called.push((above, frame));
+            above = caller;
+        }
+        for &(stack, frame) in called.iter().rev() {
+            let location = self.tree.location(frame);
+            node = self.tree.child(node, location);
+            self.nodes.insert((tid, stack), PeakPlace { node, thread });
+        }
+        (!called.is_empty()).then_some(PeakPlace { node, thread })
     }
 
     /// A snapshot's rows, those of one node and thread as one.
@@ -150,5 +176,49 @@ mod tests {
             .map(|node| flame.tree.locations[node.location as usize].function)
             .collect();
         assert_eq!(outermost, ["main thread", "worker"]);
+    }
+
+    /// Stack `n` is `n` calls deep.
+    struct Deep(String);
+
+    impl Deep {
+        fn frame(&self, line: u32) -> Location<'_> {
+            Location {
+                function: &self.0,
+                file: "a.py",
+                line,
+            }
+        }
+    }
+
+    impl Stacks for Deep {
+        fn frames(&self, _: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
+            (1..=stack).rev().map(|line| self.frame(line))
+        }
+
+        fn split(&self, _: u64, stack: StackIndex) -> Option<(Location<'_>, StackIndex)> {
+            (stack > 0).then(|| (self.frame(stack), stack - 1))
+        }
+    }
+
+    #[test]
+    fn by_way_of_its_callers_a_stack_is_the_same() {
+        let deep = Deep("f".to_owned());
+        let mut flame = Flame::new(&deep, None);
+        for stack in [5, 0, 3, 8, 5, 200_000, 199_999] {
+            let node = flame.place(1, stack).node;
+            let expected: Vec<u32> = if stack == 0 {
+                vec![0]
+            } else {
+                (1..=stack).rev().collect()
+            };
+            let lines = flame
+                .tree
+                .chain(node)
+                .map(|location| flame.tree.locations[location as usize].line);
+            assert!(lines.eq(expected), "stack {stack}");
+        }
+        // The root, all depths, and what stands for no frames.
+        assert_eq!(flame.tree.nodes.len(), 1 + 200_000 + 1);
     }
 }

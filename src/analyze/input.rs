@@ -17,19 +17,35 @@ pub trait Stacks {
     /// The frames of `stack`, innermost first; none for an empty or unknown stack. `tid` is the thread that it
     /// was on: the outermost frames of the main thread may be the profiler's.
     fn frames(&self, tid: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>>;
+
+    /// The innermost of these frames and the stack of the others, where stacks are kept that way; `None` otherwise, and
+    /// for a stack without frames.
+    fn split(&self, _tid: u64, _stack: StackIndex) -> Option<(Location<'_>, StackIndex)> {
+        None
+    }
 }
 
 impl Stacks for Reader {
     fn frames(&self, tid: u64, stack: StackIndex) -> impl Iterator<Item = Location<'_>> {
-        let header = self.header();
-        let skipped = if tid == header.main_tid {
-            header.skipped_frames_on_main_tid
-        } else {
-            0
-        };
-        let depth = u64::from(self.stack_depth(stack)).saturating_sub(skipped);
+        let depth = shown_depth(self, tid, stack);
         self.stack_frames(stack).take(depth as usize).map(Location::from)
     }
+
+    fn split(&self, tid: u64, stack: StackIndex) -> Option<(Location<'_>, StackIndex)> {
+        let frame = self.stack_frames(stack).next()?;
+        (shown_depth(self, tid, stack) > 0).then(|| (Location::from(frame), self.caller(stack)))
+    }
+}
+
+/// Number of a stack's frames without those that are the profiler's.
+fn shown_depth(reader: &Reader, tid: u64, stack: StackIndex) -> u64 {
+    let header = reader.header();
+    let skipped = if tid == header.main_tid {
+        header.skipped_frames_on_main_tid
+    } else {
+        0
+    };
+    u64::from(reader.stack_depth(stack)).saturating_sub(skipped)
 }
 
 impl<'a> From<capture::Location<'a>> for Location<'a> {

@@ -418,6 +418,15 @@ impl Reader {
         })
     }
 
+    /// The stack without its innermost frame.
+    pub fn caller(&self, stack: StackIndex) -> StackIndex {
+        if (stack as usize) < self.tree.nodes_count() {
+            self.tree.parent(stack)
+        } else {
+            ROOT
+        }
+    }
+
     /// Number of frames.
     pub fn stack_depth(&self, stack: StackIndex) -> u32 {
         if (stack as usize) < self.tree.nodes_count() {

@@ -39,7 +39,7 @@ pub enum TransformFormat {
     Csv,
     /// Call chains, for gprof2dot -f json
     Gprof2dot,
-    /// For https://www.speedscope.app
+    /// For the viewer at speedscope.app
     Speedscope,
     /// A line for each stack, for flame graph scripts: frames; from; the; root BYTES
     Folded,

@@ -62,6 +62,13 @@ impl Stacks for Gathered {
         let plain = hybrid.is_none().then(|| self.reader.frames(tid, stack));
         hybrid.into_iter().flatten().chain(plain.into_iter().flatten())
     }
+
+    fn split(&self, tid: u64, stack: StackIndex) -> Option<(Location<'_>, StackIndex)> {
+        match self.hybrid {
+            Some(_) => None,
+            None => self.reader.split(tid, stack),
+        }
+    }
 }
 
 /// Reads a capture to its end.
