@@ -54,6 +54,15 @@ impl Clock {
         self.now = Moment::from_ms(self.elapsed_ms);
     }
 
+    /// Milliseconds since the epoch.
+    pub fn start_ms(&self) -> Option<i64> {
+        self.start_ms
+    }
+
+    pub fn elapsed_ms(&self) -> u64 {
+        self.elapsed_ms
+    }
+
     pub fn now(&self) -> Moment {
         self.now
     }

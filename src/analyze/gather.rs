@@ -68,6 +68,13 @@ impl Gatherer {
         }
     }
 
+    /// See [`Heap::know_ages`].
+    pub fn know_ages(&mut self, young: &[(u64, u64)]) {
+        if let State::Heap(heap) = &mut self.state {
+            heap.know_ages(young);
+        }
+    }
+
     /// The rows. For `arena_bytes` see [`Heap::leaks`].
     pub fn snapshot(&self, arena_bytes: Option<u64>) -> Snapshot {
         match &self.state {

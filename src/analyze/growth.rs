@@ -138,7 +138,9 @@ impl History {
                     file: &line.file,
                     line: line.line,
                 };
-                let series = by_line.get(&leaf).cloned().unwrap_or_default();
+                // One that came after the last slice held nothing in any.
+                let series = by_line.get(&leaf).cloned();
+                let series = series.unwrap_or_else(|| vec![0; self.slices_count]);
                 let rise = if is_too_short { Rise::default() } else { rise(&series) };
                 GrowthRow {
                     line,
@@ -287,6 +289,19 @@ mod tests {
         });
         assert_eq!(found.growing(), []);
         assert_eq!(found.rows.len(), 3);
+    }
+
+    #[test]
+    fn a_line_of_the_last_moment_has_a_series_too() {
+        let mut history = History::default();
+        for tick in 0..200 {
+            history.apply(&time(tick * 10));
+        }
+        history.apply(&allocation(16, 100, 0));
+        let found = history.finish(&FakeStacks::new(&[&[("a", "a.py", 1)]]), &Origins::default(), None);
+        let [row] = &found.rows[..] else { panic!("{found:?}") };
+        assert!(!found.is_too_short && !row.is_growing);
+        assert!(row.series.len() >= SLICES_MAX / 2 && row.series.iter().all(|bytes| *bytes == 0));
     }
 
     #[test]

@@ -72,8 +72,10 @@ pub struct Heap {
     blocks: LiveBlocks,
     ranges: RangeMap,
     clock: Clock,
-    /// What lives was read, not followed.
-    ages_are_unknown: bool,
+    /// What was read, not followed: places in their order and what each holds.
+    given: Vec<(u32, Held)>,
+    /// The young part of each.
+    given_young: Option<Vec<Held>>,
     tells_threads_apart: bool,
     tells_native_frames_apart: bool,
 }
@@ -152,7 +154,7 @@ impl Heap {
                 end,
             } => {
                 let place = self.place(tid, stack, allocator, native_frame);
-                self.ages_are_unknown = true;
+                self.given.push((place, end));
                 self.places.give(place, peak, end);
                 return;
             }
@@ -182,6 +184,12 @@ impl Heap {
         } else {
             self.places.id(tid, stack, allocator)
         }
+    }
+
+    /// What of the places that were read is young, bytes and blocks of each in their order.
+    pub fn know_ages(&mut self, young: &[(u64, u64)]) {
+        let held = |&(bytes, blocks): &(u64, u64)| Held { bytes, blocks };
+        self.given_young = (young.len() == self.given.len()).then(|| young.iter().map(held).collect());
     }
 
     /// What was allocated and lives.
@@ -214,7 +222,7 @@ impl Heap {
     pub fn leaks(&self, arena_bytes: Option<u64>) -> Snapshot {
         let mut arenas = vec![0; self.places.iter().len()];
         let mut young = vec![Young::default(); arenas.len()];
-        let youth = self.clock.youth().filter(|_| !self.ages_are_unknown);
+        let youth = (self.clock.youth()).filter(|_| self.given.is_empty() || self.given_young.is_some());
         let is_young = |born| youth.is_some_and(|youth: Youth| youth.has(born));
         for (bytes, location, born) in self.ranges.iter() {
             let is_arena = u64::from(Some(bytes) == arena_bytes);
@@ -226,10 +234,30 @@ impl Heap {
         for block in self.blocks.iter().filter(|block| is_young(block.born)) {
             young[block.location as usize].add(block.bytes, 0);
         }
+        let is_mapped: Vec<bool> = (self.places.iter())
+            .map(|(place, ..)| place.allocator == Allocator::Mmap as u8)
+            .collect();
+        for (index, &(place, held)) in self.given.iter().enumerate() {
+            let place = place as usize;
+            let arenas_of = |held| {
+                if is_mapped[place] {
+                    given_arenas(held, arena_bytes)
+                } else {
+                    0
+                }
+            };
+            arenas[place] += arenas_of(held);
+            if let (Some(_), Some(held)) = (youth, self.given_young.as_ref().map(|given| given[index])) {
+                let young = &mut young[place];
+                young.bytes = young.bytes.wrapping_add(held.bytes);
+                young.allocations = young.allocations.wrapping_add(held.blocks);
+                young.arenas += arenas_of(held);
+            }
+        }
         let rows = self.places.iter().zip(arenas).zip(young);
-        let rows = rows.map(|(((place, _, now), followed), young)| LocationRow {
+        let rows = rows.map(|(((place, _, now), arenas), young)| LocationRow {
             young,
-            ..row(place, now, followed + given_arenas(place, now, arena_bytes))
+            ..row(place, now, arenas)
         });
         Snapshot {
             young_span_ms: youth.map(|youth| youth.span_ms),
@@ -260,11 +288,10 @@ pub fn row(place: &Place, held: Held, arenas: u64) -> LocationRow {
     }
 }
 
-/// How many arenas are among the mappings of a place of which only the sum is known: all, where the sum says so.
-fn given_arenas(place: &Place, held: Held, arena_bytes: Option<u64>) -> u64 {
-    let is_mapped = place.is_given && place.allocator == Allocator::Mmap as u8;
+/// How many arenas are among mappings of which only the sum is known: all, where the sum says so.
+fn given_arenas(held: Held, arena_bytes: Option<u64>) -> u64 {
     match arena_bytes {
-        Some(bytes) if is_mapped && held.blocks.checked_mul(bytes) == Some(held.bytes) => held.blocks,
+        Some(bytes) if held.blocks.checked_mul(bytes) == Some(held.bytes) => held.blocks,
         _ => 0,
     }
 }

@@ -16,8 +16,6 @@ pub struct Place {
     pub stack: StackIndex,
     pub allocator: u8,
     pub native_frame: u64,
-    /// What it held was read, not followed.
-    pub is_given: bool,
 }
 
 /// What a place holds: apart from what it is, since this changes with each event and should stay in the caches.
@@ -118,7 +116,6 @@ impl Places {
                 stack: (stack_and_allocator >> 8) as StackIndex,
                 allocator: stack_and_allocator as u8,
                 native_frame,
-                is_given: false,
             });
             id
         });
@@ -157,7 +154,6 @@ impl Places {
 
     /// Adds to what a place held at the peak and holds now, where that is known from elsewhere.
     pub fn give(&mut self, place: u32, peak: Held, end: Held) {
-        self.places[place as usize].is_given = true;
         let place = &mut self.sums[place as usize];
         // As if it had changed after any peak: what is noted counts.
         place.changed_at = u64::MAX;

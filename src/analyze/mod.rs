@@ -45,6 +45,7 @@ mod trend;
 mod verdict;
 mod windows;
 
+pub use age::{Clock, Moment};
 pub use allocators::{AllocatorRow, AllocatorTable, allocators};
 pub use call_tree::CallTree;
 pub use diff::{Amounts, DiffRow, DiffTable, diff};

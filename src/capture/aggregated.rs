@@ -143,6 +143,14 @@ impl AggregatedWriter {
         }
     }
 
+    /// With stacks and records of code objects from elsewhere; neither may be added to.
+    pub fn with_definitions(header: Header, stacks: StackTable, code_objects: Vec<u8>) -> Self {
+        let mut writer = Self::new(header);
+        writer.stacks = stacks;
+        writer.code_objects.open = code_objects;
+        writer
+    }
+
     /// As [`super::Writer::code_object`].
     pub fn code_object(&mut self, code_id: u64, name: &str, filename: &str, firstlineno: i32, linetable: &[u8]) {
         let table = super::writer::line_table(self.header.python_version, linetable);

@@ -34,6 +34,10 @@ pub struct Appendix {
     pub losses: Losses,
     /// Frees of blocks that are older than the window.
     pub old_frees: OldFrees,
+    /// In a file of places: of each place in their order what of it is young, bytes and blocks. `None` where ages are
+    /// not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub young: Option<Vec<(u64, u64)>>,
     /// In order of time.
     pub samples: Vec<Sample>,
     pub cgroup_limit_bytes: Option<u64>,

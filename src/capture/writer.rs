@@ -12,11 +12,14 @@ use rustc_hash::FxHashMap;
 use wire::Allocator;
 
 use super::{
+    aggregated::{AggregatedWriter, Image, MemorySnapshot},
     appendix::{self, Appendix},
     error::WriteError,
     frames::{Frame, ROOT},
     header::{FileFormat, Header, STATS_OFFSET, VERSION, VERSION_WITHOUT_PATHS, put_cstr},
     lnotab,
+    reader::Held,
+    record::AggregatedAllocation,
     sink::Sink,
     stack_table::{self, StackTable},
     token,
@@ -25,6 +28,9 @@ use super::{
 
 /// The first version whose line tables are not `co_lnotab`.
 const PYTHON_3_10: u32 = 0x030a_0000;
+
+/// Code objects that are kept beside the file; a program's are a few megabytes.
+const CODE_OBJECTS_BYTES_MAX: usize = 64 << 20;
 
 /// Longest record but for code objects and names: a token, an allocator, and three integers, with a context switch
 /// before it.
@@ -49,6 +55,8 @@ pub struct Writer {
     stacks: StackTable,
     /// Stack number to native frame; shorter where the rest have none.
     natives: Vec<u32>,
+    /// The code objects' records once more, for [`Writer::live_image`]; `None` once there are too many.
+    code_objects: Option<Vec<u8>>,
     native_frames_count: u64,
     last_ip: u64,
     last_native: u64,
@@ -103,6 +111,7 @@ impl Writer {
             sink,
             stacks: StackTable::new(),
             natives: Vec::new(),
+            code_objects: Some(Vec::new()),
             native_frames_count: 0,
             last_ip: 0,
             last_native: 0,
@@ -125,7 +134,46 @@ impl Writer {
         self.make_room(4 * VARINT_BYTES_MAX + name.len() + filename.len() + table.len());
         let delta = firstlineno.wrapping_sub(self.last_firstlineno);
         self.last_firstlineno = firstlineno;
-        put_code_object(self.sink.buffer(), code_id, name, filename, delta, &table);
+        let out = self.sink.buffer();
+        let start = out.len();
+        put_code_object(out, code_id, name, filename, delta, &table);
+        let record = &out[start..];
+        let has_room = |kept: &Vec<u8>| kept.len() + record.len() <= CODE_OBJECTS_BYTES_MAX;
+        self.code_objects = self.code_objects.take().filter(has_room).map(|mut kept| {
+            kept.extend_from_slice(record);
+            kept
+        });
+    }
+
+    /// What lives, as a file of places that is to be read at once: from these sums by stack and allocator, with what of
+    /// each is young. Takes the stacks: no event may be written behind it. `None` where not all code was kept.
+    pub fn live_image(
+        &mut self,
+        sums: &[(u32, Allocator, Held)],
+        native_frames: &[(u64, u32)],
+        snapshots: Vec<MemorySnapshot>,
+        appendix: Appendix,
+    ) -> Option<Image> {
+        let code_objects = self.code_objects.take()?;
+        let stacks = std::mem::replace(&mut self.stacks, StackTable::new());
+        let places = sums.iter().map(|&(stack, allocator, held)| AggregatedAllocation {
+            tid: 1,
+            allocator: allocator as u8,
+            native_frame: self.natives.get(stack as usize).copied().unwrap_or(0).into(),
+            python_trace: stacks.node(stack).into(),
+            native_segment_generation: 0,
+            high_water_mark_count: 0,
+            leaked_count: held.blocks,
+            high_water_mark_bytes: 0,
+            leaked_bytes: held.bytes,
+        });
+        let places = places.collect();
+        let end_ms = appendix.detached_ms;
+        let mut writer = AggregatedWriter::with_definitions(self.header.clone(), stacks, code_objects);
+        for &(ip, parent) in native_frames {
+            writer.native_frame(ip, parent);
+        }
+        Some(writer.image(places, snapshots, end_ms, appendix))
     }
 
     /// Gives the stack number `stack` (dense; 0 is the empty stack and stays it) its frames. A number may be

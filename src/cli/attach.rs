@@ -74,7 +74,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     if args.collector {
         if !announce_background(&args, session.path()) {
             // Whoever started this was ended meanwhile: nobody would know of the window.
-            let _ = session.finish(End::Signal(Signal::SIGHUP));
+            let _ = session.finish(End::Signal(Signal::SIGHUP), false);
             return Ok(());
         }
     } else if !args.quiet {
@@ -91,7 +91,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     let progress = ui::Progress::new(args.quiet || args.collector);
     let end = session.run(&signals, |state| progress.update(state));
     progress.say("detaching");
-    let mut ended = session.finish(end).map_err(|error| {
+    let mut ended = session.finish(end, true).map_err(|error| {
         Failure::new(
             format!("the window on {} did not end cleanly: {error}", args.pid),
             error.fix(),
@@ -184,9 +184,10 @@ fn write_answer(
     format: Format,
     out: &mut Vec<u8>,
 ) -> Result<(), Failure> {
-    let kept_path = ended.kept.as_ref().map(session::Kept::path);
+    // From what the collector knows, not from the file: that may be large, or gone.
+    let in_memory = ended.live.as_ref().or(ended.kept.as_ref()).map(session::Kept::path);
     let capture = ui::escape::shell_word(ended.path.as_os_str().as_bytes());
-    let (lines, mut capture_object) = leaks_of(kept_path.as_ref().unwrap_or(&ended.path))?;
+    let (lines, mut capture_object) = leaks_of(in_memory.as_ref().unwrap_or(&ended.path))?;
     let appendix = &ended.appendix;
     let verdict = verdict(&Evidence {
         samples: &appendix.samples,
@@ -232,6 +233,10 @@ fn write_answer(
             report::answer(&answer, &options, width, out)
         }
         Format::Json => {
+            if ended.live.is_some() {
+                // It is of sums; the capture is not.
+                capture_object["is_aggregated"] = json!(false);
+            }
             // Where nothing was kept there is no path to look at.
             capture_object["path"] = json!(ended.kept.is_none().then(|| ended.path.to_string_lossy()));
             let found = report::answer_object(&answer);

@@ -3,10 +3,11 @@
 use super::definitions::{Assembly, Defined, Definitions};
 use super::lines_seen::LinesSeen;
 use super::native_stacks::{NO_FRAME, NativeStacks};
-use super::ranges::{Range, Ranges};
+use super::ranges::{Origin, Range, Ranges};
 use super::recorder::Recorder;
 use super::ring::{Next, RawRecord, RingReader};
 use super::threads;
+use crate::analyze::{Clock, Moment};
 use crate::capture::{Frame, Losses};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::atomic::Ordering;
@@ -60,8 +61,28 @@ pub struct Counters {
 #[derive(Clone, Copy)]
 struct Block {
     bytes: u64,
-    /// The thread whose realloc of it has begun and has not told its outcome yet: freed, or still there.
-    realloc_by: Option<u16>,
+    stack: u32,
+    /// The thread whose realloc of it has begun and has not told its outcome yet: freed, or still there. [`NOBODY`]
+    /// where there is none.
+    realloc_by: u16,
+    born: Moment,
+}
+
+/// No index of a thread.
+const NOBODY: u16 = u16::MAX;
+
+const _: () = assert!(THREAD_ENTRIES <= NOBODY as usize && size_of::<Block>() == 16);
+
+/// What one stack allocated that lives: blocks, or mappings of one size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveSum {
+    pub stack: u32,
+    pub is_mapped: bool,
+    pub bytes: u64,
+    pub blocks: u64,
+    /// The part that is young; none in a window too short to tell.
+    pub young_bytes: u64,
+    pub young_blocks: u64,
 }
 
 /// A realloc that has begun.
@@ -110,6 +131,7 @@ pub struct Collector {
     ranges: Ranges,
     /// Begun and without an outcome; hardly ever more than one.
     munmaps: Vec<Munmap>,
+    clock: Clock,
     counters: Counters,
 }
 
@@ -162,6 +184,7 @@ impl Collector {
             live: FxHashMap::default(),
             ranges: Ranges::default(),
             munmaps: Vec::new(),
+            clock: Clock::default(),
             counters: Counters::default(),
         }
     }
@@ -204,6 +227,39 @@ impl Collector {
 
     pub fn recorder(&mut self) -> &mut Recorder {
         &mut self.recorder
+    }
+
+    /// Notes the time and the target's resident memory.
+    pub fn memory(&mut self, rss_bytes: u64, time_ms: i64) {
+        self.clock.set(time_ms);
+        self.recorder.memory(rss_bytes, time_ms);
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// What lives, by stack. Mappings of one size are summed up together, so that arenas can be told from others.
+    pub fn live_sums(&self) -> Vec<LiveSum> {
+        let youth = self.clock.youth();
+        let mut sums: FxHashMap<(u32, u64), LiveSum> = FxHashMap::default();
+        let mut add = |stack, map_bytes: u64, bytes: u64, born| {
+            let sum = sums.entry((stack, map_bytes)).or_default();
+            (sum.stack, sum.is_mapped) = (stack, map_bytes > 0);
+            sum.bytes = sum.bytes.wrapping_add(bytes);
+            sum.blocks += 1;
+            if youth.is_some_and(|youth| youth.has(born)) {
+                sum.young_bytes = sum.young_bytes.wrapping_add(bytes);
+                sum.young_blocks += 1;
+            }
+        };
+        for block in self.live.values() {
+            add(block.stack, 0, block.bytes, block.born);
+        }
+        for (bytes, origin) in self.ranges.iter() {
+            add(origin.stack, bytes, bytes, origin.born);
+        }
+        sums.into_values().collect()
     }
 
     /// Ends collecting; the recorder is what remains.
@@ -480,16 +536,19 @@ impl Collector {
             address,
             Block {
                 bytes,
-                realloc_by: None,
+                stack,
+                realloc_by: NOBODY,
+                born: self.clock.now(),
             },
         ) {
             // A realloc in another thread has freed it and not said so yet; or its free was lost, and upstream's
             // readers would count the old block for ever.
             self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(old.bytes);
-            self.counters.implied_frees += u64::from(old.realloc_by.is_none());
-            let freed_by = old
-                .realloc_by
-                .map_or(number, |other| self.threads[slot_of(other)].number);
+            self.counters.implied_frees += u64::from(old.realloc_by == NOBODY);
+            let freed_by = match old.realloc_by {
+                NOBODY => number,
+                other => self.threads[slot_of(other)].number,
+            };
             self.recorder.deallocation(freed_by, address, Allocator::Free);
         }
         self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
@@ -515,7 +574,7 @@ impl Collector {
     /// The free is tentative: it is written with its outcome, or when another thread is given the address.
     fn realloc_begin(&mut self, index: u16, address: u64, usable_bytes: u64) {
         if let Some(block) = self.live.get_mut(&address) {
-            block.realloc_by = Some(index);
+            block.realloc_by = slot_of(index) as u16;
         }
         self.thread(index).realloc = Some(Realloc { address, usable_bytes });
     }
@@ -530,10 +589,10 @@ impl Collector {
             let known = self.live.get_mut(&old);
             if flags & REALLOC_FAILED != 0 {
                 // The old block is still there.
-                if let Some(block) = known.filter(|block| block.realloc_by == Some(index)) {
-                    block.realloc_by = None;
+                if let Some(block) = known.filter(|block| block.realloc_by == slot_of(index) as u16) {
+                    block.realloc_by = NOBODY;
                 }
-            } else if known.is_none_or(|block| block.realloc_by == Some(index)) {
+            } else if known.is_none_or(|block| block.realloc_by == slot_of(index) as u16) {
                 // Not if somebody else has the address by now: then the free was written for them.
                 self.free(index, old, usable_bytes, freer(flags));
             }
@@ -562,7 +621,11 @@ impl Collector {
             self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(piece.bytes);
             self.recorder.unmap(number, piece.start, piece.bytes);
         }
-        self.ranges.insert(Range { start: address, bytes });
+        let origin = Origin {
+            stack,
+            born: self.clock.now(),
+        };
+        self.ranges.insert(Range { start: address, bytes }, origin);
         self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
         self.recorder.allocation(number, address, bytes, Allocator::Mmap, stack);
     }

@@ -121,15 +121,7 @@ impl Checkpoint {
         match &mut self.place {
             Some(place) => self.written_bytes = place.replace(image, self.compress)?,
             None => {
-                let name = c"memray-capture";
-                let file = nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
-                let file = File::from(file.map_err(|errno| io_error("keeping the capture in memory", errno.into()))?);
-                let copy = file.try_clone();
-                image.write(
-                    copy.map_err(|source| io_error("keeping the capture in memory", source))?,
-                    false,
-                )?;
-                self.kept = Some(file);
+                self.kept = Some(Kept::write(image)?.file);
             }
         }
         Ok(())
@@ -147,6 +139,15 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Keeps this one.
+    pub fn write(image: &Image) -> Result<Self, WriteError> {
+        let failed = |source| io_error("keeping the capture in memory", source);
+        let file = nix::sys::memfd::memfd_create(c"memray-capture", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
+        let file = File::from(file.map_err(|errno| failed(errno.into()))?);
+        image.write(file.try_clone().map_err(failed)?, false)?;
+        Ok(Self { file })
+    }
+
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }

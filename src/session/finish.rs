@@ -13,13 +13,14 @@ use super::signals::Signals;
 use super::source_lines::{self, Wanted};
 use super::target;
 use super::window::End;
-use crate::capture::{Appendix, Losses, NativeSymbols, OldFrees, SourceFile, WriteError};
+use crate::capture::{Appendix, Held, Losses, MemorySnapshot, NativeSymbols, OldFrees, SourceFile, WriteError};
 use crate::collect::{Recorder, Which};
 use crate::report::TargetEnd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use wire::Allocator;
 use wire::landing::{FLAG_CLOSING, FLAG_OFF, JOURNAL_BYTES};
 
 /// A thread that saw the flag on gets this long to finish its record.
@@ -54,6 +55,9 @@ pub struct Ended {
     pub warnings: Vec<String>,
     /// The capture, where no file of it is kept.
     pub kept: Option<Kept>,
+    /// What lives, from the sums that the collector has: whatever became of the file. `None` where the capture itself is
+    /// of sums.
+    pub live: Option<Kept>,
     follow: Option<Follow>,
 }
 
@@ -69,7 +73,8 @@ impl Ended {
 
 impl Session {
     /// Detaches and closes the capture. What can't be done is a warning, not a reason to leave the rest undone.
-    pub fn finish(mut self, end: End) -> Result<Ended, Error> {
+    /// [`Ended::live`] is for an answer.
+    pub fn finish(mut self, end: End, wants_answer: bool) -> Result<Ended, Error> {
         let is_there = self.process.is_alive() && self.landing_is_there();
         if is_there && let Some(follow) = &mut self.follow {
             // One window, one end; where the target is gone its children go on.
@@ -120,6 +125,7 @@ impl Session {
                 .map(|(pid, path)| (pid, path.to_string_lossy().into_owned()))
                 .collect();
         }
+        let live = if wants_answer { self.live(&appendix) } else { None };
         let closed = close(self.collector.into_recorder(), self.checkpoint.as_mut(), &appendix);
         // The very last step: whoever waits for the mark to go finds a complete capture.
         if is_there {
@@ -155,6 +161,7 @@ impl Session {
             oom_kills,
             warnings: self.warnings,
             kept: self.checkpoint.and_then(Checkpoint::kept),
+            live,
             follow: self.follow,
         })
     }
@@ -173,6 +180,41 @@ impl Session {
             }
         }
         source_lines::take(files.clone(), wanted, self.library_directories.clone())
+    }
+
+    /// What lives, as a capture in memory; nobody waits for more than its places.
+    fn live(&mut self, appendix: &Appendix) -> Option<Kept> {
+        let sums = self.collector.live_sums();
+        let native_frames = self.collector.native_frames().to_vec();
+        let clock = self.collector.clock();
+        let Recorder::Stream(writer) = self.collector.recorder() else {
+            return None;
+        };
+        let young = sums.iter().map(|sum| (sum.young_bytes, sum.young_blocks)).collect();
+        let appendix = Appendix {
+            young: Some(young),
+            ..appendix.clone()
+        };
+        let sums: Vec<_> = (sums.iter())
+            .map(|sum| {
+                let allocator = if sum.is_mapped {
+                    Allocator::Mmap
+                } else {
+                    Allocator::Malloc
+                };
+                let (bytes, blocks) = (sum.bytes, sum.blocks);
+                (sum.stack, allocator, Held { bytes, blocks })
+            })
+            .collect();
+        // A window is as long as its first and last moment say.
+        let start_ms = clock.start_ms().unwrap_or(0).max(0) as u64;
+        let snapshots = [start_ms, start_ms.saturating_add(clock.elapsed_ms())].map(|time_ms| MemorySnapshot {
+            time_ms,
+            ..MemorySnapshot::default()
+        });
+        let image = writer.live_image(&sums, &native_frames, snapshots.to_vec(), appendix)?;
+        // Without it the answer is worked out from the file.
+        Kept::write(&image).ok()
     }
 
     /// Flag off, then drains until nobody is recording any more.

@@ -279,7 +279,7 @@ impl Session {
         let Some(rss_bytes) = self.sampler.rss_bytes(self.own_bytes()) else {
             return 0;
         };
-        self.collector.recorder().memory(rss_bytes, now_ms());
+        self.collector.memory(rss_bytes, now_ms());
         rss_bytes
     }
 

@@ -148,8 +148,8 @@ NATIVE_FRAME_ID ip=0xdeadbeef index=0
 NATIVE_FRAME_ID ip=0xdeadbee0 index=1
 CONTEXT_SWITCH tid=7
 ALLOCATION address=0x8000 size=300 allocator=malloc native_frame_id=2
-OBJECT_RECORD address=0x8000 native_frame_id=1
-OBJECT_RECORD address=0x8008 native_frame_id=0
+OBJECT_RECORD address=0x8000 native_frame_id=1 is_created=1
+OBJECT_RECORD address=0x8008 native_frame_id=0 is_created=0
 ALLOCATION address=0x8000 size=9 allocator=munmap native_frame_id=1
 TRAILER
 ";

@@ -185,6 +185,7 @@ fn the_appendix_comes_back_from_both_kinds_of_file() {
             native_stacks_cut: 3,
             ..Losses::default()
         },
+        young: Some(vec![(5, 1), (0, 0)]),
         old_frees: OldFrees {
             count: 7,
             bytes: Some(700),

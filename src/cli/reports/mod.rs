@@ -114,6 +114,9 @@ fn gather_from(mut reader: Reader, path: &Path, wanted: Wanted) -> Result<Gather
         }),
         None => reader.for_each_batch(|events| gatherer.apply_all(events)),
     }
+    if let Some(young) = reader.appendix().and_then(|appendix| appendix.young.as_deref()) {
+        gatherer.know_ages(young);
+    }
     warn_of_damage(path, reader.damage());
     Ok(Gathered {
         snapshot: gatherer.snapshot(arena_bytes),
