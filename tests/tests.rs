@@ -48,6 +48,8 @@ mod hooking;
 mod hostile;
 /// Targets that are blocked in a system call: attached as fast, and their call is what it would have been.
 mod idle;
+/// Captures from pipes, cut ones, those of older releases.
+mod inputs;
 /// The tool killed in the middle of an attach.
 mod killed;
 /// What is different in a process after detach.

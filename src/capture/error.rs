@@ -77,6 +77,13 @@ impl fmt::Display for ReadError {
             }
             Self::Empty => write!(f, "the file is empty"),
             Self::NotACapture { why } => write!(f, "not a memray capture: {why}"),
+            Self::Version { found: found @ ..12 } => {
+                let release = release(*found);
+                write!(
+                    f,
+                    "capture version {found}, which memray {release} wrote; versions 12 and 13 are read"
+                )
+            }
             Self::Version { found } => write!(f, "capture version {found}; versions 12 and 13 are read"),
         }
     }
@@ -96,9 +103,10 @@ impl ReadError {
             Self::NotACapture { .. } => Some("name a file that memray attach or memray run wrote".into()),
             Self::Version { found } => Some(match found {
                 14.. => "use a newer memray".into(),
+                ..6 => "record it again".into(),
                 _ => format!(
-                    "record it again, or read it with the upstream memray that wrote it ({})",
-                    release(*found)
+                    "record it again, or read it with upstream's: pip install 'memray=={}'",
+                    requirement(*found)
                 ),
             }),
         }
@@ -115,6 +123,18 @@ fn release(version: u32) -> &'static str {
         10 => "1.7 to 1.10",
         11 => "1.11 to 1.18",
         _ => "before 1.0",
+    }
+}
+
+/// The last release that reads a version, as pip wants it.
+fn requirement(version: u32) -> &'static str {
+    match version {
+        6 => "1.0.*",
+        7 => "1.1.*",
+        8 => "1.3.*",
+        9 => "1.6.*",
+        10 => "1.10.*",
+        _ => "1.18.*",
     }
 }
 

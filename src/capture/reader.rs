@@ -2,7 +2,10 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicI32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, AtomicU64, Ordering},
+    },
 };
 
 use rustc_hash::FxHashMap;
@@ -126,8 +129,17 @@ const LINE_UNKNOWN: i32 = i32::MIN;
 impl Reader {
     /// Opens a raw or compressed capture of version 12 or 13, of either kind.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        let raw = RawReader::open(path)?;
-        Ok(Self {
+        Ok(Self::of_raw(RawReader::open(path)?))
+    }
+
+    /// The same for a file that is open.
+    #[cfg(any(test, fuzzing))]
+    pub fn of_file(file: std::fs::File) -> Result<Self, ReadError> {
+        Ok(Self::of_raw(RawReader::of_file(file)?))
+    }
+
+    fn of_raw(raw: RawReader) -> Self {
+        Self {
             line_tables: LineTableFormat::of_version(raw.header().python_version),
             raw,
             tree: FrameTree::new(),
@@ -143,7 +155,7 @@ impl Reader {
             traces: Vec::new(),
             ready: Vec::new(),
             delivered: 0,
-        })
+        }
     }
 
     pub fn header(&self) -> &Header {
@@ -163,6 +175,11 @@ impl Reader {
     /// What is known of a source file, by its name in [`Location::file`].
     pub fn source(&self, file: &str) -> Option<&SourceFile> {
         self.appendix()?.sources.get(file)
+    }
+
+    /// Length of the file, where it has one, and how much of it was read; kept up to date while others read.
+    pub fn progress(&self) -> (Option<u64>, Arc<AtomicU64>) {
+        self.raw.source.progress()
     }
 
     /// What ended the events early, once they have ended. A missing trailer alone is no damage.
@@ -463,7 +480,7 @@ impl Reader {
     }
 
     /// The next event without [`Reader::run`].
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn next_event_slowly(&mut self) -> Option<Event> {
         while !self.raw.done {
             let event = self.slow_event();

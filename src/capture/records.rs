@@ -30,7 +30,16 @@ pub struct RawReader {
 impl RawReader {
     /// Opens a raw or compressed capture of version 12 or 13 and reads its header and appendix.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        let (mut source, appendix) = Source::open(path)?;
+        Self::of_source(Source::open(path)?)
+    }
+
+    /// The same for a file that is open.
+    #[cfg(any(test, fuzzing))]
+    pub fn of_file(file: std::fs::File) -> Result<Self, ReadError> {
+        Self::of_source(Source::of_file(file, Path::new("file"))?)
+    }
+
+    fn of_source((mut source, appendix): (Source, Option<Appendix>)) -> Result<Self, ReadError> {
         let header = read_header(&mut source)?;
         Ok(Self {
             source,
@@ -52,6 +61,12 @@ impl RawReader {
 
     pub fn appendix(&self) -> Option<&Appendix> {
         self.appendix.as_ref()
+    }
+
+    /// Content that was taken so far.
+    #[cfg(fuzzing)]
+    pub fn content_bytes(&self) -> u64 {
+        self.source.offset()
     }
 
     /// What ended the records early, once they have ended.
@@ -127,6 +142,14 @@ impl RawReader {
             offset: self.source.offset(),
             what: what.into(),
         });
+        self.read_last_appendix();
+    }
+
+    #[cold]
+    fn read_last_appendix(&mut self) {
+        if let Some(appendix) = self.source.last_appendix() {
+            self.appendix = Some(appendix);
+        }
     }
 
     #[cold]
@@ -203,6 +226,7 @@ impl RawReader {
         self.done = true;
         self.trailer = true;
         self.source.advance(1);
+        self.read_last_appendix();
         RawRecord::Trailer
     }
 
@@ -291,6 +315,10 @@ impl RawReader {
                     parent: reader.last_native_frame,
                 })
             }),
+            token::FILLER if self.source.only_zeroes_are_left() => {
+                self.end();
+                return None;
+            }
             token::MEMORY_MAP_START => self.fixed(|_, _| Ok(RawRecord::MemoryMapStart)),
             token::SEGMENT => self.fixed(|fields, _| {
                 Ok(RawRecord::Segment {

@@ -6,8 +6,12 @@
 use std::{
     fs::File,
     io::{self, BufReader, Read},
-    os::unix::fs::FileExt,
+    os::{fd::AsFd, unix::fs::FileExt},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use lz4_flex::block::{decompress_into, decompress_into_with_dict};
@@ -25,20 +29,31 @@ pub const HEAD_BYTES: usize = 128;
 /// How far back a linked LZ4 block may refer.
 const LZ4_WINDOW_BYTES: usize = 65_536;
 
+/// Small buffers, so that records lie across their ends often.
+const SMALL: bool = cfg!(fuzzing);
+
 /// How much of a raw file is read at once.
-const RAW_CHUNK_BYTES: usize = 65_536;
+const RAW_CHUNK_BYTES: usize = if SMALL { 512 } else { 65_536 };
+
+/// What stands for standard input where a file is named.
+const STANDARD_INPUT: &str = "-";
 
 /// Upstream grows its files by whole pages, zero-filled.
 const PAGE_BYTES: u64 = 4096;
 
 /// Buffer between the file and the blocks.
-const FILE_BUFFER_BYTES: usize = 256 * 1024;
+const FILE_BUFFER_BYTES: usize = if SMALL { 1024 } else { 256 * 1024 };
 
 /// Room for a few blocks, so that the rest of a record is moved rarely.
-const BUFFER_BYTES_MIN: usize = 1 << 20;
+const BUFFER_BYTES_MIN: usize = if SMALL { 4096 } else { 1 << 20 };
 
 pub struct Source {
     file: BufReader<File>,
+    /// Of a file: its length; and how much of it was read so far, for whoever watches.
+    file_bytes: Option<u64>,
+    read_bytes: Arc<AtomicU64>,
+    /// It is no file whose end can be looked at first.
+    is_stream: bool,
     kind: Kind,
     /// Valid in `position..end`; the [`HEAD_BYTES`] after `end` are zero.
     buffer: Vec<u8>,
@@ -67,22 +82,41 @@ struct Lz4Frame {
     /// Four bytes follow each block.
     block_checksums: bool,
     packed: Vec<u8>,
+    /// Length in the file of the block that was decoded last.
+    packed_bytes: usize,
 }
 
 impl Source {
-    /// Opens a file and reads its appendix, if it has one.
+    /// Opens a file, or standard input for `-`, and reads its appendix, if it has one. That of a pipe comes last:
+    /// [`Source::last_appendix`].
     pub fn open(path: &Path) -> Result<(Self, Option<Appendix>), ReadError> {
+        let opened = if path.as_os_str() == STANDARD_INPUT {
+            std::io::stdin().as_fd().try_clone_to_owned().map(File::from)
+        } else {
+            File::open(path)
+        };
+        let io_error = |source| ReadError::Io {
+            path: path.into(),
+            source,
+        };
+        Self::of_file(opened.map_err(io_error)?, path)
+    }
+
+    /// The same for a file that is open; `path` is for errors.
+    pub fn of_file(file: File, path: &Path) -> Result<(Self, Option<Appendix>), ReadError> {
         let io_error = |source| ReadError::Io {
             path: path.into(),
             source,
         };
         let not_a_capture = |why| ReadError::NotACapture { why };
-        let file = File::open(path).map_err(io_error)?;
         let metadata = file.metadata().map_err(io_error)?;
         let file_bytes = if metadata.is_file() { Some(metadata.len()) } else { None };
         let appendix = file_bytes.and_then(|bytes| read_appendix(&file, bytes));
         let mut source = Self {
             file: BufReader::with_capacity(FILE_BUFFER_BYTES, file),
+            file_bytes,
+            read_bytes: Arc::default(),
+            is_stream: file_bytes.is_none(),
             kind: Kind::Raw { left_bytes: u64::MAX },
             buffer: vec![0; BUFFER_BYTES_MIN],
             position: 0,
@@ -157,6 +191,50 @@ impl Source {
         &self.buffer[self.position.saturating_sub(bytes)..self.position]
     }
 
+    /// Length of the file, where it has one, and how much of it was read.
+    pub fn progress(&self) -> (Option<u64>, Arc<AtomicU64>) {
+        (self.file_bytes, Arc::clone(&self.read_bytes))
+    }
+
+    /// The appendix of a stream, behind its content, which is over. Can be asked for once.
+    pub fn last_appendix(&mut self) -> Option<Appendix> {
+        if !std::mem::take(&mut self.is_stream) {
+            return None;
+        }
+        let mut rest = Vec::new();
+        match &self.kind {
+            Kind::Raw { .. } => rest.extend_from_slice(self.available()),
+            // What is left of the frame is no content.
+            Kind::Lz4(_) => {
+                while !self.ended {
+                    self.position = self.end;
+                    self.fill_slow(1);
+                }
+            }
+        }
+        self.ended = true;
+        let limit = (appendix::APPENDIX_BYTES_MAX + HEAD_BYTES) as u64;
+        self.file.by_ref().take(limit).read_to_end(&mut rest).ok()?;
+        let back = rest.len().checked_sub(appendix::BACK_BYTES)?;
+        let start = rest.len().checked_sub(appendix::frame_bytes(&rest[back..])?)?;
+        appendix::decode(&rest[start..])
+    }
+
+    /// Whether nothing but zeroes is left of a stream: its writer was killed, and had room for more.
+    pub fn only_zeroes_are_left(&mut self) -> bool {
+        while self.is_stream {
+            if self.available().iter().any(|&byte| byte != 0) {
+                return false;
+            }
+            self.position = self.end;
+            if self.ended {
+                return self.fault.is_none();
+            }
+            self.fill_slow(1);
+        }
+        false
+    }
+
     /// Number of content bytes before the next one.
     pub fn offset(&self) -> u64 {
         self.passed_bytes + self.position as u64
@@ -181,6 +259,7 @@ impl Source {
             };
             self.make_room(chunk_bytes + HEAD_BYTES);
             let chunk = self.end..self.end + chunk_bytes;
+            let mut packed_bytes = 0;
             let read = match &mut self.kind {
                 Kind::Raw { left_bytes } => {
                     let wanted = usize::try_from(*left_bytes).unwrap_or(usize::MAX).min(chunk_bytes);
@@ -199,12 +278,17 @@ impl Source {
                         .read_block(&mut self.file, history, &mut target[..chunk_bytes])
                         .map(|read| {
                             self.ended = read.is_none();
+                            packed_bytes = frame.packed_bytes;
                             read.unwrap_or(0)
                         })
                 }
             };
             match read {
-                Ok(read) => self.end += read,
+                Ok(read) => {
+                    self.end += read;
+                    let bytes = if packed_bytes > 0 { packed_bytes } else { read };
+                    self.read_bytes.fetch_add(bytes as u64, Relaxed);
+                }
                 Err(fault) => {
                     self.fault = Some(fault);
                     self.ended = true;
@@ -269,6 +353,7 @@ impl Lz4Frame {
             linked: flags & 0x20 == 0,
             block_checksums: flags & 0x10 != 0,
             packed: Vec::new(),
+            packed_bytes: 0,
         }))
     }
 
@@ -291,6 +376,7 @@ impl Lz4Frame {
                 "an LZ4 block of {block_bytes} bytes in a frame of smaller blocks"
             ));
         }
+        self.packed_bytes = block_bytes;
         let mut read_whole = |bytes: &mut [u8]| match read_up_to(file, bytes) {
             Ok(read) if read == bytes.len() => Ok(()),
             Ok(_) => Err(CUT.to_string()),

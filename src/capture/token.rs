@@ -12,6 +12,8 @@ pub const OBJECT: u8 = 0x20;
 /// `0001nnnn`: pops n + 1 frames.
 pub const FRAME_POP: u8 = 0x10;
 
+/// Of room that was never written to.
+pub const FILLER: u8 = 0;
 pub const TRAILER: u8 = 1;
 pub const MEMORY: u8 = 2;
 

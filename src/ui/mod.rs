@@ -3,7 +3,9 @@
 pub mod escape;
 pub mod format;
 mod progress;
+mod reading;
 mod terminal;
 
 pub use progress::{Progress, ProgressState};
+pub use reading::Reading;
 pub use terminal::{height, is_terminal, use_color, width};

@@ -263,12 +263,28 @@ fn version_12_has_no_paths_and_others_are_refused() {
         let file = TempFile::new(&bytes);
         let error = Reader::open(file.path()).err().expect("a refusal");
         assert!(matches!(error, ReadError::Version { found } if found == version));
+        assert!(error.fix().is_some());
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("capture version {version}")), "{text}");
+        assert!(text.ends_with("; versions 12 and 13 are read"), "{text}");
+    }
+    // What wrote it, and what reads it.
+    for (found, release, requirement) in [
+        (6, "1.0", "1.0.*"),
+        (7, "1.1", "1.1.*"),
+        (8, "1.2 to 1.3", "1.3.*"),
+        (9, "1.4 to 1.6", "1.6.*"),
+        (10, "1.7 to 1.10", "1.10.*"),
+        (11, "1.11 to 1.18", "1.18.*"),
+    ] {
+        let error = ReadError::Version { found };
+        let expected = format!("capture version {found}, which memray {release} wrote; versions 12 and 13 are read");
+        assert_eq!(error.to_string(), expected);
         assert!(
             error
-                .to_string()
-                .contains(&format!("version {version}; versions 12 and 13 are read"))
+                .fix()
+                .is_some_and(|fix| fix.ends_with(&format!("'memray=={requirement}'")))
         );
-        assert!(error.fix().is_some());
     }
 }
 

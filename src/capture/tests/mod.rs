@@ -4,6 +4,7 @@
 mod annotated;
 mod builder;
 mod damage;
+mod inputs;
 mod interpreters;
 mod lines;
 mod lz4;

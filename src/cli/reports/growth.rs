@@ -1,7 +1,7 @@
 //! `memray growth`.
 
 use super::{
-    capture_object, deliver, max_rows, not_printed, origins, unreadable, warn_of_damage, warn_of_gaps, write_head,
+    capture_object, deliver, max_rows, not_printed, origins, read, unreadable, warn_of_damage, warn_of_gaps, write_head,
 };
 use crate::analyze::{History, Trend, arena_bytes, trend};
 use crate::capture::{FileFormat, Reader};
@@ -28,7 +28,9 @@ pub fn growth(args: &GrowthArgs) -> Result<(), Failure> {
     }
     let arena = arena_bytes(header.python_version, header.python_allocator);
     let mut history = History::default();
-    reader.for_each_batch(|events| events.iter().for_each(|event| history.apply(event)));
+    read(&mut reader, |events| {
+        events.iter().for_each(|event| history.apply(event))
+    });
     warn_of_damage(path, reader.damage());
     let table = history.finish(&reader, &origins(&reader), arena);
     let mut text = Vec::new();

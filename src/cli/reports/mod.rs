@@ -27,13 +27,14 @@ use super::failure::Failure;
 use super::say::{note, print};
 use super::{ModeArgs, OutputArgs};
 use crate::analyze::{Gatherer, LineTable, Location, Mode, Origins, Snapshot, Stacks, arena_bytes, lines, loss_causes};
-use crate::capture::{Damage, FileFormat, HybridStacks, ReadError, Reader, StackIndex, without_allocators};
+use crate::capture::{Damage, Event, FileFormat, HybridStacks, ReadError, Reader, StackIndex, without_allocators};
 use crate::session::Output;
 use crate::{report, ui};
 use serde_json::Value;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Which blocks of a capture a report is about, and what tells its rows apart.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,12 +108,12 @@ fn gather_from(mut reader: Reader, path: &Path, wanted: Wanted) -> Result<Gather
     let mut gatherer = Gatherer::new(wanted.mode, wanted.by_thread);
     let mut hybrid = wanted.native.then(HybridStacks::default);
     match &mut hybrid {
-        Some(hybrid) => reader.for_each_batch(|events| {
+        Some(hybrid) => read(&mut reader, |events| {
             for event in events {
                 gatherer.apply(&hybrid.enter(*event));
             }
         }),
-        None => reader.for_each_batch(|events| gatherer.apply_all(events)),
+        None => read(&mut reader, |events| gatherer.apply_all(events)),
     }
     if let Some(young) = reader.appendix().and_then(|appendix| appendix.young.as_deref()) {
         gatherer.know_ages(young);
@@ -123,6 +124,16 @@ fn gather_from(mut reader: Reader, path: &Path, wanted: Wanted) -> Result<Gather
         reader,
         hybrid,
     })
+}
+
+/// Gives all events to `take`, and shows how far it has come where that takes long.
+fn read(reader: &mut Reader, mut take: impl FnMut(&[Event])) {
+    let (total_bytes, read_bytes) = reader.progress();
+    let reading = ui::Reading::new(total_bytes);
+    reader.for_each_batch(|events| {
+        take(events);
+        reading.update(read_bytes.load(Relaxed));
+    });
 }
 
 /// The same stacks from the line on that wanted the memory, where native frames tell how it got it.
@@ -296,7 +307,10 @@ fn write_file(
 }
 
 fn beside(capture: &Path, report: &str, suffix: &str) -> PathBuf {
-    let name = capture.file_name().unwrap_or_default().as_bytes();
+    let name = match capture.file_name().unwrap_or_default().as_bytes() {
+        b"-" => b"stdin".as_slice(),
+        name => name,
+    };
     let name = name.strip_prefix(b"memray-").unwrap_or(name);
     let mut own = format!("memray-{report}-").into_bytes();
     own.extend_from_slice(name);

@@ -1,6 +1,6 @@
 //! `memray stats`.
 
-use super::{not_printed, unreadable, warn_of_damage, warn_of_gaps, write_file, write_head};
+use super::{not_printed, read, unreadable, warn_of_damage, warn_of_gaps, write_file, write_head};
 use crate::analyze::{SearchPaths, Statistics, Tally};
 use crate::capture::{FileFormat, Reader, python_allocator_name};
 use crate::cli::StatsArgs;
@@ -28,7 +28,7 @@ pub fn stats(args: &StatsArgs) -> Result<(), Failure> {
         ));
     }
     let mut tally = Tally::default();
-    reader.for_each_batch(|events| tally.apply_all(events));
+    read(&mut reader, |events| tally.apply_all(events));
     warn_of_damage(path, reader.damage());
     let header = reader.header();
     let paths = SearchPaths {
