@@ -219,6 +219,11 @@ impl Collector {
         self.native.frames()
     }
 
+    /// See [`NativeStacks::links`].
+    pub fn native_links(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.native.links()
+    }
+
     /// See [`NativeStacks::begin_epoch`].
     pub fn begin_native_epoch(&mut self) {
         self.native.begin_epoch();

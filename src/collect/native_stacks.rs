@@ -21,6 +21,8 @@ pub struct NativeStacks {
     nodes: FxHashMap<(u32, u64), u32>,
     /// Every frame in the order of its number: return address and epoch.
     frames: Vec<(u64, u32)>,
+    /// The number of each one's caller.
+    callers: Vec<u32>,
     epoch: u32,
     pieces: FxHashMap<u64, Pieces>,
     frames_coming: usize,
@@ -42,6 +44,12 @@ impl NativeStacks {
     /// Return address and epoch of each frame, in the order of their numbers.
     pub fn frames(&self) -> &[(u64, u32)] {
         &self.frames
+    }
+
+    /// Return address of each frame and the number of its caller, in the order of their numbers.
+    pub fn links(&self) -> impl Iterator<Item = (u64, u32)> {
+        let addresses = self.frames.iter().map(|(ip, _)| *ip);
+        addresses.zip(self.callers.iter().copied())
     }
 
     /// The innermost frame of a stack that has come.
@@ -112,6 +120,7 @@ impl NativeStacks {
                     let new = new_node(ip, node);
                     self.nodes.insert((node, ip), new);
                     self.frames.push((ip, self.epoch));
+                    self.callers.push(node);
                     new
                 }
             };
@@ -147,6 +156,7 @@ mod tests {
         assert!(define(&mut stacks, &mut made, [7, 3 << 32, 3], &[30, 20, 10]));
         assert!(define(&mut stacks, &mut made, [8, 3 << 32, 3], &[31, 20, 10]));
         assert_eq!(made, [(10, 0), (20, 1), (30, 2), (31, 2)]);
+        assert_eq!(stacks.links().collect::<Vec<_>>(), made);
         assert_eq!(
             (stacks.leaf(7), stacks.leaf(8), stacks.leaf(9)),
             (Some(3), Some(4), None)

@@ -185,7 +185,7 @@ impl Session {
     /// What lives, as a capture in memory; nobody waits for more than its places.
     fn live(&mut self, appendix: &Appendix) -> Option<Kept> {
         let sums = self.collector.live_sums();
-        let native_frames = self.collector.native_frames().to_vec();
+        let native_frames: Vec<_> = self.collector.native_links().collect();
         let clock = self.collector.clock();
         let Recorder::Stream(writer) = self.collector.recorder() else {
             return None;
