@@ -58,6 +58,8 @@ mod leftovers;
 mod losses;
 /// Modes and JSON of reports, against upstream's reader.
 mod modes;
+/// Names, files and lines of native frames: in the capture, in reports, in the answer.
+mod native_names;
 /// `attach --native`: native stacks as glibc's own unwinder has them, and as upstream's reader merges them.
 mod native_stacks;
 /// Targets whose files are deleted or replaced on disk while they run.
