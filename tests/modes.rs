@@ -426,6 +426,103 @@ fn attach_answers_in_json() {
     );
 }
 
+#[test]
+fn keys_of_tree_table_status_and_doctor() {
+    let Some(captures) = captures() else { return };
+    let file = &captures.files[0];
+    let tree = Tool::new(&["tree", "--json", "-b", "3", file]).json();
+    let more = [
+        "mode",
+        "total_bytes",
+        "blocks_count",
+        "stacks_count",
+        "left_out",
+        "calls",
+    ];
+    assert_keys(&tree, &[&["schema", "report", "capture"][..], &more].concat());
+    assert_keys(&tree["capture"], &CAPTURE_KEYS);
+    assert_keys(&tree["left_out"], &["stacks_count", "total_bytes", "blocks_count"]);
+    assert_keys(
+        &tree["calls"][0],
+        &[
+            "id",
+            "caller",
+            "function",
+            "file",
+            "line",
+            "total_bytes",
+            "own_bytes",
+            "blocks_count",
+        ],
+    );
+    let table = Tool::new(&["table", "--json", "--split-threads", file]).json();
+    let more = ["mode", "total_bytes", "blocks_count", "lines"];
+    assert_keys(&table, &[&["schema", "report", "capture"][..], &more].concat());
+    assert_keys(
+        &table["lines"][0],
+        &[
+            "function",
+            "file",
+            "line",
+            "allocator",
+            "bytes",
+            "blocks_count",
+            "thread_id",
+            "thread_name",
+        ],
+    );
+    let doctor: Value = serde_json::from_str(&Tool::new(&["doctor", "--json"]).run().stdout).expect("JSON");
+    assert_keys(
+        &doctor,
+        &[
+            "schema",
+            "version",
+            "pid",
+            "would_attach",
+            "has_repaired",
+            "repair_error",
+            "obstacle",
+            "checks",
+        ],
+    );
+    assert_keys(&doctor["checks"][0], &["name", "status", "what", "fixes", "facts"]);
+
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    let target = Target::spawn(&python, "keeper.py", &[]);
+    let (pid, file) = (target.pid_text(), target.dir.file("capture.bin"));
+    Tool::new(&["attach", &pid, "-q", "-o", &file]).succeed();
+    let status = Tool::new(&["status", "--json", &pid]).json();
+    assert_keys(&status, &["schema", "version", "sessions", "obstacle"]);
+    assert_keys(
+        &status["sessions"][0],
+        &[
+            "pid",
+            "name",
+            "state",
+            "is_in_other_pid_namespace",
+            "owner_uid",
+            "owner_name",
+            "collector_pid",
+            "guardian_pid",
+            "started_ms",
+            "updated_ms",
+            "capture",
+            "written_bytes",
+            "allocations_count",
+            "frees_count",
+            "live_bytes",
+            "lost_count",
+            "lost_allocations_count",
+            "lost_frees_count",
+            "lost_definitions_count",
+            "lost_unknown_count",
+        ],
+    );
+    Tool::new(&["detach", &pid]).succeed();
+}
+
 /// The table that `attach` prints comes from what the collector knows, and is the one that the file gives.
 #[test]
 fn the_answer_is_the_files_and_does_not_need_it() {

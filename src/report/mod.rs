@@ -44,7 +44,7 @@ pub use leaks::{LeaksOptions, leaks, leaks_object};
 pub use parse::parse;
 pub use stats::{Metadata, stats, stats_json};
 pub use summary::{SummaryOptions, default_rows, summary, summary_object};
-pub use tree::{TreeOptions, tree, tree_json};
+pub use tree::{TreeOptions, tree, tree_object};
 
 #[cfg(test)]
 mod snapshots;

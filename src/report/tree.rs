@@ -158,11 +158,8 @@ fn write_call(line: &Line, node: &TreeNode<'_>, room: usize, paint: Paint, out: 
     writeln!(out, "{repeated}")
 }
 
-/// Version of the keys below.
-const SCHEMA: u32 = 1;
-
-/// The tree as one object. Calls are a flat list, each after its caller: a stack may be deeper than JSON readers nest.
-pub fn tree_json(tree: &Tree<'_>, out: &mut impl Write) -> io::Result<()> {
+/// The tree as JSON. Calls are a flat list, each after its caller: a stack may be deeper than JSON readers nest.
+pub fn tree_object(tree: &Tree<'_>) -> Value {
     let call = |(index, node): (usize, &TreeNode<'_>)| -> Value {
         json!({
             "id": index,
@@ -176,8 +173,7 @@ pub fn tree_json(tree: &Tree<'_>, out: &mut impl Write) -> io::Result<()> {
         })
     };
     let calls: Vec<Value> = tree.nodes.iter().enumerate().skip(1).map(call).collect();
-    let object = json!({
-        "schema": SCHEMA,
+    json!({
         "total_bytes": tree.total_bytes,
         "blocks_count": tree.total_blocks,
         "stacks_count": tree.stacks_count + tree.rest.stacks_count,
@@ -187,9 +183,7 @@ pub fn tree_json(tree: &Tree<'_>, out: &mut impl Write) -> io::Result<()> {
             "blocks_count": tree.rest.blocks,
         },
         "calls": calls,
-    });
-    serde_json::to_writer_pretty(&mut *out, &object)?;
-    writeln!(out)
+    })
 }
 
 #[cfg(test)]

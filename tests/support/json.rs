@@ -15,8 +15,12 @@ pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
 }
 
-/// Fails unless these, in any order, are all of the object's keys.
+/// Fails unless these, in any order, are all of the object's keys, and the README names them.
 pub fn assert_keys(object: &Value, expected: &[&str]) {
+    let readme = std::fs::read_to_string(super::root().join("README.md")).expect("the README");
+    for key in expected {
+        assert!(readme.contains(&format!("`{key}`")), "the README does not name {key}");
+    }
     let object = object.as_object().unwrap_or_else(|| panic!("no object: {object}"));
     let mut found: Vec<&str> = object.keys().map(String::as_str).collect();
     let mut expected = expected.to_vec();
