@@ -3,7 +3,7 @@
 
 use crate::support::process::{find, is_alive, signal, stat_field};
 use crate::support::{Dir, Interpreter, Output, Target, Tool};
-use crate::support::{eventually, interpreters, skip, skip_optional, test_file, tool};
+use crate::support::{eventually, interpreters, native, skip, skip_optional, test_file, tool};
 use nix::sys::signal::Signal;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -300,4 +300,51 @@ fn a_vanished_directory_is_said() {
     output.assert_code(1).assert_says(&capture);
     assert!(output.stderr.contains("  fix: "), "{}", output.describe());
     assert_put_back(&target);
+}
+
+/// The time of day says nothing of how long a window lasts, and a capture made meanwhile can be read.
+#[test]
+fn the_clock_jumps() {
+    let Some(target) = service() else { return };
+    let Some(library) = native::library("faults.c", &["-ldl"]) else {
+        return;
+    };
+    let capture = target.dir.file("capture.bin");
+    let attach = ["attach", &target.pid_text(), "-o", &capture, "--duration", "2"];
+    let output = Tool::new(&attach)
+        .env("LD_PRELOAD", &library)
+        .env("JUMPING_CLOCK", "1")
+        .succeed();
+    assert!(
+        (Duration::from_secs(2)..Duration::from_secs(20)).contains(&output.took),
+        "{}",
+        output.describe()
+    );
+    assert_put_back(&target);
+    assert_complete(&capture);
+    for report in ["summary", "leaks", "growth", "stats", "tree", "table"] {
+        Tool::new(&[report, &capture]).succeed();
+    }
+    assert!(target.finish().success());
+}
+
+/// `memray status`, a core dump, a debugger: whoever reads the ring's memory before the tool has opened it makes pages
+/// of zeroes there.
+#[test]
+fn somebody_else_reads_the_ring_first() {
+    let Some(target) = service() else { return };
+    let Some(library) = native::library("faults.c", &["-ldl"]) else {
+        return;
+    };
+    let capture = target.dir.file("capture.bin");
+    for _ in 0..2 {
+        let attach = ["attach", &target.pid_text(), "-f", "-o", &capture, "--duration", "0.5"];
+        Tool::new(&attach)
+            .env("LD_PRELOAD", &library)
+            .env("READ_BEFORE_OPEN", "1")
+            .succeed();
+        assert_put_back(&target);
+        assert_complete(&capture);
+    }
+    assert!(target.finish().success());
 }
