@@ -103,7 +103,7 @@ fn flame_graphs_are_zoomed_searched_and_turned() {
     let (x, y) = place_of(&mut browser, "leaf");
     browser.mouse("mouseMoved", x, y);
     let tip = text(&mut browser, "tip");
-    assert!(tip.contains("leaf") && tip.contains("graph.py:13"), "{tip}");
+    assert!(tip.contains("leaf") && tip.contains("graph.py:16"), "{tip}");
     assert!(tip.contains("kept.append(bytearray(size))  # <b>the line</b>"), "{tip}");
 
     let (x, y) = place_of(&mut browser, "second");
@@ -341,7 +341,7 @@ fn tables_are_sorted_and_searched() {
     turned.reverse();
     assert_eq!(turned.first(), sizes.first());
     browser.click_on("#search");
-    browser.insert("GRAPH.PY:13");
+    browser.insert("GRAPH.PY:16");
     let threads = column(&mut browser, 2);
     assert!(threads.len() >= 2 && threads.len() < sizes.len(), "{threads:?}");
     assert!(

@@ -7,6 +7,9 @@ import threading
 
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">\u202e&amp;"
 kept = []
+threads = []
+has_allocated = threading.Event()
+may_end = threading.Event()
 
 
 def leaf(size):
@@ -36,12 +39,21 @@ def go():
     first()
     second()
     evil()
-    thread = threading.Thread(target=first, name=EVIL)
-    thread.start()
-    thread.join()
+    threads.append(threading.Thread(target=work, name=EVIL))
+    threads[0].start()
+    has_allocated.wait()
+
+
+def work():
+    first()
+    has_allocated.set()
+    # Threads that are gone at once may be left without their names.
+    may_end.wait()
 
 
 def more():
+    may_end.set()
+    threads[0].join()
     kept.clear()
     leaf(700_000)
 
