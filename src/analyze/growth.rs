@@ -21,6 +21,8 @@ const WINDOW_MS_MIN: u64 = 1000;
 const STILL_RISING_SHARE_MIN: f64 = 0.25;
 /// A rise over the window must be this many times as high as the ups and downs around it.
 const RISE_IN_DEVIATIONS_MIN: f64 = 3.0;
+/// And this part of the most that the line held: what comes and goes by chance wanders, if slowly.
+const RISE_SHARE_MIN: f64 = 0.15;
 
 /// A line and what it held over time.
 #[derive(Clone, Debug, PartialEq)]
@@ -185,8 +187,10 @@ fn rise(series: &[u64]) -> Rise {
     let deviation = median(&mut levels);
     let half = count / 2;
     let rise_of_late = bytes[count - 1] - bytes[count - 1 - half];
+    let rise = slope * (count - 1) as f64;
     let goes_on = slope > 0.0
-        && slope * (count - 1) as f64 > RISE_IN_DEVIATIONS_MIN * deviation
+        && rise > RISE_IN_DEVIATIONS_MIN * deviation
+        && rise >= RISE_SHARE_MIN * bytes.iter().copied().fold(0.0, f64::max)
         && rise_of_late >= STILL_RISING_SHARE_MIN * slope * half as f64;
     Rise {
         bytes_per_slice: slope,
@@ -289,6 +293,24 @@ mod tests {
         });
         assert_eq!(found.growing(), []);
         assert_eq!(found.rows.len(), 3);
+    }
+
+    #[test]
+    fn what_is_full_and_wanders_does_not_grow() {
+        let mut state = 9u64;
+        let mut level = 4_000_000i64;
+        let walk: Vec<u64> = std::iter::repeat_with(|| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            // A step that is a little more often up than down.
+            level += (state >> 33) as i64 % 2001 - 950;
+            level as u64
+        })
+        .take(3002)
+        .collect();
+        let found = table(30_000, |ms, stack| walk[ms as usize / 10] * u64::from(stack == 0));
+        assert_eq!(found.growing(), []);
     }
 
     #[test]
