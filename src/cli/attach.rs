@@ -120,7 +120,17 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
             color: ui::use_color(),
         }
     };
-    print_answer(ended, family, args.pid, format, &signals)
+    let path = ended.path.clone();
+    let is_gone = ended.kept.is_none() && !path.exists();
+    print_answer(ended, family, args.pid, format, &signals)?;
+    // The answer needs no file, the user may.
+    if is_gone {
+        return Err(Failure::new(
+            format!("the capture is gone: {} was removed in the window", path.display()),
+            Some("attach again, with -o in a place that stays".to_owned()),
+        ));
+    }
+    Ok(())
 }
 
 /// How the answer is printed.
