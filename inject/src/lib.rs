@@ -42,3 +42,4 @@ pub use linux::self_test::{mapped_files_can_be_opened, read_only_pages_can_be_wr
 pub use linux::slots::{Relocation, Slot, slots, values};
 pub use linux::surroundings::{CAP_SYS_ADMIN, CAP_SYS_PTRACE, Container, Surroundings};
 pub use linux::symbols::Symbol;
+pub use linux::time_slice::{GivingWay, give_way};

@@ -75,6 +75,7 @@ impl Session {
     /// Detaches and closes the capture. What can't be done is a warning, not a reason to leave the rest undone.
     /// [`Ended::live`] is for an answer.
     pub fn finish(mut self, end: End, wants_answer: bool) -> Result<Ended, Error> {
+        let _giving_way = inject::give_way();
         let is_there = self.process.is_alive() && self.landing_is_there();
         if is_there && let Some(follow) = &mut self.follow {
             // One window, one end; where the target is gone its children go on.

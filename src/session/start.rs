@@ -69,6 +69,8 @@ impl Session {
             return Err(Error::Host(what, vec![fix]));
         }
         let clock = TickClock::start();
+        // Nobody waits for what is done outside of the stop, and the target's threads wake up meanwhile.
+        let _giving_way = inject::give_way();
         // It comes up while we look. Should it not, what we see may say why.
         let guardian = Guardian::spawn(options.pid);
         let found = Survey::make(options.pid, options.native).and_then(|mut survey| {

@@ -39,6 +39,7 @@ use super::process::Process;
 use super::ptrace::{Alarm, HOLD_MAX, Seized, XstateBuffer};
 use super::seccomp::{self, Filtered};
 use super::stacks::has_room;
+use super::time_slice;
 use super::x86_64::frame;
 use super::x86_64::registers::Registers;
 use crate::address::RemoteAddr;
@@ -247,6 +248,7 @@ fn hurry() {
         libc::setpriority(libc::PRIO_PROCESS, 0, NICE_MIN);
         libc::setrlimit(libc::RLIMIT_RTTIME, &limit);
     }
+    time_slice::go_first();
 }
 
 /// The same with real-time priority, where that is permitted: on saturated CPUs even the first in line waits for a time

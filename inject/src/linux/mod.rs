@@ -31,6 +31,7 @@ mod stacks;
 mod stuck;
 pub mod surroundings;
 pub mod symbols;
+pub mod time_slice;
 mod versions;
 mod waits;
 mod x86_64;
