@@ -116,6 +116,10 @@ pub fn place(
         }
         placed
     })?;
+    let ring_memory = match ring_memory {
+        Some(memfd) => memfd,
+        None => ring_memory::open_mapped(process, region, ring_bytes)?,
+    };
     if source == RingSource::Memfd {
         // Another thread may have made the descriptor something else before it was mapped.
         let metadata = ring_memory.metadata();

@@ -110,7 +110,8 @@ impl TargetMemfd {
     }
 }
 
-/// Maps the shared memory at `region`. A memfd is in `left_open` as long as the target has it.
+/// Maps the shared memory at `region`. A memfd is open here, too, then, and in `left_open` as long as the target has it;
+/// other memory has still to be opened, which the thread need not stand still for.
 pub fn map_shared(
     process: &Process,
     thread: &mut Borrowed,
@@ -119,13 +120,13 @@ pub fn map_shared(
     (region, bytes): (u64, u64),
     name: RemoteAddr,
     left_open: &mut Option<TargetMemfd>,
-) -> Result<File, Error> {
+) -> Result<Option<File>, Error> {
     let shared = libc::MAP_SHARED as u64;
     match source {
         RingSource::SharedAnonymous => {
             let flags = shared | (libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
             mapper.replace(thread, region, bytes, flags, -1)?;
-            open_mapped(process, region, bytes)
+            Ok(None)
         }
         RingSource::Memfd => {
             let number = create_memfd(thread, name)?;
@@ -134,14 +135,14 @@ pub fn map_shared(
             mapper.replace(thread, region, bytes, shared, i64::from(number))?;
             *left_open = None;
             close_memfd(process, thread, number, &memfd)?;
-            Ok(memfd)
+            Ok(Some(memfd))
         }
     }
 }
 
 /// Opens what was just mapped. It can't be sealed, but without a descriptor the target can't shrink it either, unless
 /// it is as privileged as we are.
-fn open_mapped(process: &Process, region: u64, bytes: u64) -> Result<File, Error> {
+pub fn open_mapped(process: &Process, region: u64, bytes: u64) -> Result<File, Error> {
     let path = format!("/proc/{}/map_files/{region:x}-{:x}", process.pid(), region + bytes);
     let failed = |error| Error::Memfd("opened", error);
     let file = File::options().read(true).write(true).open(path).map_err(failed)?;
