@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use super::heap::Snapshot;
-use super::input::{Location, Stacks, UNKNOWN};
+use super::input::{Location, Stacks, leaf};
 
 /// What one line holds through one allocator, in one thread or all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +27,10 @@ pub struct AllocatorTable<'a> {
 
 /// By the innermost frame of each stack; a stack without frames is `??? at ???`. Sums wrap, as the snapshot's do.
 pub fn allocators<'a>(snapshot: &Snapshot, stacks: &'a impl Stacks, by_thread: bool) -> AllocatorTable<'a> {
-    let unknown = Location {
-        function: UNKNOWN,
-        file: UNKNOWN,
-        line: 0,
-    };
     let mut rows: Vec<AllocatorRow> = Vec::new();
     let mut ids: FxHashMap<(Option<u64>, u8, Location), usize> = FxHashMap::default();
     for held in &snapshot.rows {
-        let place = stacks.frames(held.tid, held.stack).next().unwrap_or(unknown);
+        let place = leaf(stacks, held.tid, held.stack);
         let (tid, allocator) = (by_thread.then_some(held.tid), held.allocator);
         let id = *ids.entry((tid, allocator, place)).or_insert_with(|| {
             let (bytes, allocations) = (0, 0);

@@ -4,7 +4,7 @@
 use rustc_hash::FxHashMap;
 
 use super::heap::Snapshot;
-use super::input::{Location, Stacks, UNKNOWN};
+use super::input::{Location, Stacks};
 
 /// What makes a row, besides function and file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,13 +140,8 @@ impl<'a> Building<'a> {
 pub fn functions(snapshot: &Snapshot, stacks: &impl Stacks, keys: Keys) -> FunctionTable {
     let mut building = Building::default();
     for (stack_number, held) in snapshot.rows.iter().enumerate() {
-        let unknown = Location {
-            function: UNKNOWN,
-            file: UNKNOWN,
-            line: 0,
-        };
         let mut frames = stacks.frames(held.tid, held.stack).peekable();
-        let stand_in = frames.peek().is_none().then_some(unknown);
+        let stand_in = frames.peek().is_none().then_some(Location::UNKNOWN);
         for (depth, frame) in frames.chain(stand_in).enumerate() {
             let line = keys.by_line.then_some(frame.line);
             let id = building.id((frame.function, frame.file, line, keys.by_thread.then_some(held.tid)));

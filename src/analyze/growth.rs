@@ -6,7 +6,7 @@
 use rustc_hash::FxHashMap;
 
 use super::heap::Heap;
-use super::input::{Event, Location, Stacks, UNKNOWN};
+use super::input::{Event, Location, Stacks, leaf};
 use super::lines::{LineRow, lines};
 use super::origin::Origins;
 
@@ -59,8 +59,6 @@ impl GrowthTable {
 #[derive(Debug, Default)]
 pub struct History {
     heap: Heap,
-    start_ms: Option<i64>,
-    elapsed_ms: u64,
     slice_ms: u64,
     slices_count: usize,
     /// By place: slice and bytes at its end, where they changed.
@@ -69,16 +67,13 @@ pub struct History {
 
 impl History {
     pub fn apply(&mut self, event: &Event) {
-        if let Event::Memory { time_ms, .. } = *event {
-            let start_ms = *self.start_ms.get_or_insert(time_ms);
-            let elapsed_ms = u64::try_from(time_ms.saturating_sub(start_ms)).unwrap_or(0);
-            self.elapsed_ms = self.elapsed_ms.max(elapsed_ms);
+        self.heap.apply(event);
+        if matches!(event, Event::Memory { .. }) {
             self.slice_ms = self.slice_ms.max(SLICE_MS_MIN);
-            while self.elapsed_ms / self.slice_ms > self.slices_count as u64 {
+            while self.heap.elapsed_ms() / self.slice_ms > self.slices_count as u64 {
                 self.end_slice();
             }
         }
-        self.heap.apply(event);
     }
 
     fn end_slice(&mut self) {
@@ -117,11 +112,7 @@ impl History {
         let table = lines(&self.heap.leaks(arena_bytes), stacks, origins, arena_bytes);
         let mut by_line: FxHashMap<Location<'_>, Vec<u64>> = FxHashMap::default();
         for (series, (place, _)) in self.series.iter().zip(self.heap.held()) {
-            let leaf = stacks.frames(place.tid, place.stack).next().unwrap_or(Location {
-                function: UNKNOWN,
-                file: UNKNOWN,
-                line: 0,
-            });
+            let leaf = leaf(stacks, place.tid, place.stack);
             let sums = by_line.entry(leaf).or_insert_with(|| vec![0; self.slices_count]);
             for (index, &(from, bytes)) in series.iter().enumerate() {
                 let to = series
@@ -132,7 +123,7 @@ impl History {
                 }
             }
         }
-        let is_too_short = self.slices_count < SLICES_MIN || self.elapsed_ms < WINDOW_MS_MIN;
+        let is_too_short = self.slices_count < SLICES_MIN || self.heap.elapsed_ms() < WINDOW_MS_MIN;
         let mut rows: Vec<GrowthRow> = (table.rows.into_iter())
             .map(|line| {
                 let leaf = Location {
@@ -159,7 +150,7 @@ impl History {
         });
         GrowthTable {
             rows,
-            window_ms: self.elapsed_ms,
+            window_ms: self.heap.elapsed_ms(),
             slice_ms: self.slice_ms,
             is_too_short,
         }
@@ -209,27 +200,8 @@ fn median(values: &mut [f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::input::testing::FakeStacks;
+    use super::super::input::testing::{FakeStacks, Random, malloc, time};
     use super::*;
-
-    fn allocation(address: u64, size: u64, stack: u32) -> Event {
-        Event::Allocation {
-            tid: 1,
-            address,
-            size,
-            allocator: 6,
-            stack,
-            native_frame: 0,
-        }
-    }
-
-    fn time(time_ms: i64) -> Event {
-        Event::Memory {
-            rss_bytes: 0,
-            time_ms,
-            heap_bytes: None,
-        }
-    }
 
     /// A window of that many milliseconds, a tick each 10 ms; `held` gives what each stack holds after the tick.
     fn table(window_ms: i64, held: impl Fn(i64, u32) -> u64) -> GrowthTable {
@@ -237,7 +209,7 @@ mod tests {
         for tick in 0..=window_ms / 10 {
             history.apply(&time(1_700_000_000_000 + tick * 10));
             for stack in 0..3 {
-                history.apply(&allocation(u64::from(stack + 1) * 16, held(tick * 10, stack), stack));
+                history.apply(&malloc(u64::from(stack + 1) * 16, held(tick * 10, stack), stack));
             }
         }
         let stacks = FakeStacks::new(&[&[("a", "a.py", 1)], &[("b", "b.py", 2)], &[("c", "c.py", 3)]]);
@@ -271,15 +243,8 @@ mod tests {
 
     #[test]
     fn steps_teeth_and_noise_do_not_grow() {
-        let mut state = 3u64;
-        let noise: Vec<u64> = std::iter::repeat_with(|| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % 1_000_000
-        })
-        .take(4000)
-        .collect();
+        let mut random = Random(3);
+        let noise: Vec<u64> = std::iter::repeat_with(|| random.below(1_000_000)).take(4000).collect();
         let found = table(30_000, |ms, stack| match stack {
             0 => {
                 if ms > 20_000 {
@@ -297,14 +262,11 @@ mod tests {
 
     #[test]
     fn what_is_full_and_wanders_does_not_grow() {
-        let mut state = 9u64;
+        let mut random = Random(9);
         let mut level = 4_000_000i64;
         let walk: Vec<u64> = std::iter::repeat_with(|| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
             // A step that is a little more often up than down.
-            level += (state >> 33) as i64 % 2001 - 950;
+            level += random.below(2001) as i64 - 950;
             level as u64
         })
         .take(3002)
@@ -319,7 +281,7 @@ mod tests {
         for tick in 0..200 {
             history.apply(&time(tick * 10));
         }
-        history.apply(&allocation(16, 100, 0));
+        history.apply(&malloc(16, 100, 0));
         let found = history.finish(&FakeStacks::new(&[&[("a", "a.py", 1)]]), &Origins::default(), None);
         let [row] = &found.rows[..] else { panic!("{found:?}") };
         assert!(!found.is_too_short && !row.is_growing);
@@ -340,7 +302,7 @@ mod tests {
         let mut history = History::default();
         for time_ms in [0, i64::MAX, i64::MIN, 5] {
             history.apply(&time(time_ms));
-            history.apply(&allocation(16, 100, 0));
+            history.apply(&malloc(16, 100, 0));
         }
         let found = history.finish(&FakeStacks::new(&[]), &Origins::default(), None);
         assert_eq!((found.rows.len(), found.growing().len()), (1, 0));

@@ -5,11 +5,8 @@ use wire::Allocator;
 use super::age::{Clock, Youth};
 use super::high_water::{Place, Places};
 use super::input::{Event, Held, StackIndex};
-use super::live::{Block, LiveBlocks, TOUCHED_AHEAD};
-use super::ranges::RangeMap;
-
-/// No block is larger than an address space; a capture that says so is damaged, and its sums stay sane.
-pub const BLOCK_BYTES_MAX: u64 = 1 << 57;
+use super::live::{Block, TOUCHED_AHEAD};
+use super::live_memory::LiveMemory;
 
 /// What one stack allocated through one allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +66,7 @@ impl Snapshot {
 #[derive(Debug, Default)]
 pub struct Heap {
     places: Places,
-    blocks: LiveBlocks,
-    ranges: RangeMap,
+    memory: LiveMemory,
     clock: Clock,
     /// What was read, not followed: places in their order and what each holds.
     given: Vec<(u32, Held)>,
@@ -114,32 +110,22 @@ impl Heap {
                 stack,
                 native_frame,
             } => {
-                let location = self.place(tid, stack, allocator, native_frame);
-                let bytes = size.min(BLOCK_BYTES_MAX);
-                let born = self.clock.now();
-                if allocator == Allocator::Mmap as u8 {
-                    let places = &mut self.places;
-                    self.ranges.insert(address, bytes, location, born, &mut |change| {
-                        places.change(change.location, change.bytes, change.blocks);
-                    });
-                } else {
-                    let block = Block { bytes, location, born };
-                    if let Some(old) = self.blocks.allocate(address, block) {
-                        self.places.change(old.location, -(old.bytes as i64), -1);
-                    }
-                    self.places.change(location, bytes as i64, 1);
-                }
+                let block = Block {
+                    bytes: size,
+                    location: self.place(tid, stack, allocator, native_frame),
+                    born: self.clock.now(),
+                };
+                let places = &mut self.places;
+                self.memory
+                    .allocate(address, allocator, block, &mut |change| places.change(change));
             }
             Event::Deallocation { address, .. } => {
-                if let Some(old) = self.blocks.free(address) {
-                    self.places.change(old.location, -(old.bytes as i64), -1);
-                }
+                let places = &mut self.places;
+                self.memory.free(address, &mut |change| places.change(change));
             }
             Event::Unmap { address, size, .. } => {
                 let places = &mut self.places;
-                self.ranges.remove(address, size, &mut |change| {
-                    places.change(change.location, change.bytes, change.blocks);
-                });
+                self.memory.unmap(address, size, &mut |change| places.change(change));
             }
             Event::Memory { time_ms, .. } => {
                 self.clock.set(time_ms);
@@ -165,7 +151,7 @@ impl Heap {
     /// Takes in several events.
     pub fn apply_all(&mut self, events: &[Event]) {
         for events in events.chunks(TOUCHED_AHEAD) {
-            self.blocks.touch(events);
+            self.memory.touch(events);
             for event in events {
                 self.apply(event);
             }
@@ -190,6 +176,11 @@ impl Heap {
     pub fn know_ages(&mut self, young: &[(u64, u64)]) {
         let held = |&(bytes, blocks): &(u64, u64)| Held { bytes, blocks };
         self.given_young = (young.len() == self.given.len()).then(|| young.iter().map(held).collect());
+    }
+
+    /// Since the first event that told the time, as of the last one.
+    pub fn elapsed_ms(&self) -> u64 {
+        self.clock.elapsed_ms()
     }
 
     /// What was allocated and lives.
@@ -224,14 +215,14 @@ impl Heap {
         let mut young = vec![Young::default(); arenas.len()];
         let youth = (self.clock.youth()).filter(|_| self.given.is_empty() || self.given_young.is_some());
         let is_young = |born| youth.is_some_and(|youth: Youth| youth.has(born));
-        for (bytes, location, born) in self.ranges.iter() {
+        for (bytes, location, born) in self.memory.ranges().iter() {
             let is_arena = u64::from(Some(bytes) == arena_bytes);
             arenas[location as usize] += is_arena;
             if is_young(born) {
                 young[location as usize].add(bytes, is_arena);
             }
         }
-        for block in self.blocks.iter().filter(|block| is_young(block.born)) {
+        for block in self.memory.blocks().iter().filter(|block| is_young(block.born)) {
             young[block.location as usize].add(block.bytes, 0);
         }
         let is_mapped: Vec<bool> = (self.places.iter())

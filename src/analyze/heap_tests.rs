@@ -1,41 +1,7 @@
 use super::*;
+use crate::analyze::testing::{Random, free, malloc, mmap, munmap, time};
 
-const MALLOC: u8 = 6;
 const MMAP: u8 = 14;
-
-fn malloc(address: u64, size: u64, stack: u32) -> Event {
-    Event::Allocation {
-        tid: 1,
-        address,
-        size,
-        allocator: MALLOC,
-        stack,
-        native_frame: 0,
-    }
-}
-
-fn mmap(address: u64, size: u64, stack: u32) -> Event {
-    Event::Allocation {
-        tid: 1,
-        address,
-        size,
-        allocator: MMAP,
-        stack,
-        native_frame: 0,
-    }
-}
-
-fn free(address: u64) -> Event {
-    Event::Deallocation {
-        tid: 1,
-        address,
-        allocator: 5,
-    }
-}
-
-fn munmap(address: u64, size: u64) -> Event {
-    Event::Unmap { tid: 1, address, size }
-}
 
 /// The heap after all events.
 fn heap(events: impl IntoIterator<Item = Event>) -> Heap {
@@ -172,19 +138,6 @@ fn absurd_sizes_do_not_panic() {
     ];
     let heap = heap(std::iter::repeat_n(huge, 200).flatten());
     let _ = (heap.high_water(), heap.leaks(Some(1)));
-}
-
-/// A small generator, so that tests give the same events each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, below: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % below
-    }
 }
 
 /// Events that allocate until `live` blocks live, then free a random one for each new one.
@@ -338,11 +291,6 @@ fn agrees_with_the_obvious_model_on_random_events() {
 
 #[test]
 fn what_came_in_the_last_tenth_is_young() {
-    let time = |time_ms| Event::Memory {
-        rss_bytes: 0,
-        time_ms,
-        heap_bytes: None,
-    };
     let events = [
         time(5000),
         malloc(16, 100, 1),

@@ -7,6 +7,7 @@
 use rustc_hash::FxHashMap;
 
 use super::input::{Held, StackIndex};
+use super::ranges::Change;
 
 /// One stack that allocated through one allocator.
 #[derive(Clone, Copy, Debug)]
@@ -131,8 +132,13 @@ impl Places {
 
     /// Changes what a place holds. Sums wrap: a capture that lies about sizes gives wrong sums, not a panic.
     #[inline]
-    pub fn change(&mut self, place: u32, bytes: i64, blocks: i64) {
-        let place = &mut self.sums[place as usize];
+    pub fn change(&mut self, change: Change) {
+        let Change {
+            location,
+            bytes,
+            blocks,
+        } = change;
+        let place = &mut self.sums[location as usize];
         if place.changed_at <= self.peak_at {
             place.noted_bytes = place.bytes;
             place.noted_blocks = place.blocks;

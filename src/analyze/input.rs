@@ -61,6 +61,20 @@ impl<'a> From<capture::Location<'a>> for Location<'a> {
 /// Name of what is not known, as upstream prints it.
 pub const UNKNOWN: &str = "???";
 
+impl Location<'static> {
+    /// What stands for the frames of a stack without frames.
+    pub const UNKNOWN: Self = Self {
+        function: UNKNOWN,
+        file: UNKNOWN,
+        line: 0,
+    };
+}
+
+/// The innermost frame.
+pub fn leaf(stacks: &impl Stacks, tid: u64, stack: StackIndex) -> Location<'_> {
+    stacks.frames(tid, stack).next().unwrap_or(Location::UNKNOWN)
+}
+
 #[cfg(test)]
 pub mod testing {
     //! Stacks without a capture.
@@ -89,6 +103,57 @@ pub mod testing {
                 file,
                 line: *line,
             })
+        }
+    }
+
+    pub fn malloc(address: u64, size: u64, stack: StackIndex) -> Event {
+        allocation(address, size, 6, stack)
+    }
+
+    pub fn mmap(address: u64, size: u64, stack: StackIndex) -> Event {
+        allocation(address, size, 14, stack)
+    }
+
+    fn allocation(address: u64, size: u64, allocator: u8, stack: StackIndex) -> Event {
+        Event::Allocation {
+            tid: 1,
+            address,
+            size,
+            allocator,
+            stack,
+            native_frame: 0,
+        }
+    }
+
+    pub fn free(address: u64) -> Event {
+        Event::Deallocation {
+            tid: 1,
+            address,
+            allocator: 5,
+        }
+    }
+
+    pub fn munmap(address: u64, size: u64) -> Event {
+        Event::Unmap { tid: 1, address, size }
+    }
+
+    pub fn time(time_ms: i64) -> Event {
+        Event::Memory {
+            rss_bytes: 0,
+            time_ms,
+            heap_bytes: None,
+        }
+    }
+
+    /// Numbers that are the same in each run.
+    pub struct Random(pub u64);
+
+    impl Random {
+        pub fn below(&mut self, bound: u64) -> u64 {
+            self.0 = (self.0)
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % bound
         }
     }
 

@@ -8,8 +8,8 @@ use rustc_hash::FxHashMap;
 use wire::Allocator;
 
 use super::age::Moment;
-use super::heap::BLOCK_BYTES_MAX;
 use super::input::{Event, StackIndex};
+use super::live_memory::BLOCK_BYTES_MAX;
 use super::ranges::{Change, RangeMap};
 use super::windows::{WINDOWS_MAX, WINDOWS_MIN, Windows};
 

@@ -1,46 +1,5 @@
 use super::*;
-
-fn allocate(address: u64, size: u64, stack: StackIndex) -> Event {
-    Event::Allocation {
-        tid: 1,
-        address,
-        size,
-        allocator: 6,
-        stack,
-        native_frame: 0,
-    }
-}
-
-fn map(address: u64, size: u64) -> Event {
-    Event::Allocation {
-        tid: 1,
-        address,
-        size,
-        allocator: 14,
-        stack: 9,
-        native_frame: 0,
-    }
-}
-
-fn free(address: u64) -> Event {
-    Event::Deallocation {
-        tid: 1,
-        address,
-        allocator: 5,
-    }
-}
-
-fn unmap(address: u64, size: u64) -> Event {
-    Event::Unmap { tid: 1, address, size }
-}
-
-fn at(time_ms: i64) -> Event {
-    Event::Memory {
-        rss_bytes: 0,
-        time_ms,
-        heap_bytes: None,
-    }
-}
+use crate::analyze::testing::{free, malloc, mmap, munmap, time};
 
 /// Stack, born, died, bytes and blocks.
 type Row = (u32, u32, Option<u32>, u64, u64);
@@ -56,14 +15,14 @@ fn followed(events: &[Event]) -> (u32, Vec<Row>) {
 #[test]
 fn blocks_are_counted_by_when_they_came_and_went() {
     let events = [
-        allocate(16, 100, 1),
-        allocate(32, 10, 1),
+        malloc(16, 100, 1),
+        malloc(32, 10, 1),
         free(32),
-        at(1010),
-        allocate(48, 7, 1),
-        allocate(64, 5, 2),
+        time(1010),
+        malloc(48, 7, 1),
+        malloc(64, 5, 2),
         free(16),
-        at(1035),
+        time(1035),
         free(64),
     ];
     let expected = vec![(1, 0, Some(1), 100, 1), (1, 1, None, 7, 1), (2, 1, Some(3), 5, 1)];
@@ -73,13 +32,13 @@ fn blocks_are_counted_by_when_they_came_and_went() {
 #[test]
 fn mappings_end_in_parts_and_addresses_come_again() {
     let events = [
-        map(0x1000, 0x3000),
-        allocate(16, 8, 1),
-        at(1010),
-        unmap(0x2000, 0x1000),
-        allocate(16, 9, 1),
-        at(1020),
-        unmap(0x1000, 0x1000),
+        mmap(0x1000, 0x3000, 9),
+        malloc(16, 8, 1),
+        time(1010),
+        munmap(0x2000, 0x1000),
+        malloc(16, 9, 1),
+        time(1020),
+        munmap(0x1000, 0x1000),
     ];
     let (_, rows) = followed(&events);
     // A hole makes two of one: none went, one block did in the end.
@@ -99,11 +58,11 @@ fn mappings_end_in_parts_and_addresses_come_again() {
 fn long_times_and_many_pairs_make_windows_longer() {
     let mut events = Vec::new();
     for step in 0..2000 {
-        events.push(allocate(16 * (step + 1), 1, 1));
+        events.push(malloc(16 * (step + 1), 1, 1));
         if step >= 3 {
             events.push(free(16 * (step - 2)));
         }
-        events.push(at(1000 + 100 * step as i64));
+        events.push(time(1000 + 100 * step as i64));
     }
     let (count, rows) = followed(&events);
     assert!((WINDOWS_MAX / 2..=WINDOWS_MAX).contains(&count), "{count}");
@@ -124,7 +83,7 @@ fn long_times_and_many_pairs_make_windows_longer() {
 
 #[test]
 fn times_that_jump_are_no_trouble() {
-    let (count, rows) = followed(&[allocate(16, 1, 1), at(i64::MAX), at(i64::MIN), free(16), at(-5)]);
+    let (count, rows) = followed(&[malloc(16, 1, 1), time(i64::MAX), time(i64::MIN), free(16), time(-5)]);
     assert_eq!(rows.len(), 1);
     assert!(count <= WINDOWS_MAX);
 }

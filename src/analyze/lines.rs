@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use rustc_hash::FxHashMap;
 
 use super::heap::{Snapshot, Young};
-use super::input::{Location, Stacks, UNKNOWN};
+use super::input::{Location, Stacks};
 use super::origin::{Origin, Origins};
 
 /// One line that allocated.
@@ -90,11 +90,7 @@ pub fn lines(snapshot: &Snapshot, stacks: &impl Stacks, origins: &Origins<'_>, a
     let mut by_line: FxHashMap<Location<'_>, Line<'_>> = FxHashMap::default();
     for held in &snapshot.rows {
         let mut frames = stacks.frames(held.tid, held.stack);
-        let leaf = frames.next().unwrap_or(Location {
-            function: UNKNOWN,
-            file: UNKNOWN,
-            line: 0,
-        });
+        let leaf = frames.next().unwrap_or(Location::UNKNOWN);
         let line = by_line.entry(leaf).or_insert_with(|| {
             order.push(leaf);
             Line::default()

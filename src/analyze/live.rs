@@ -209,6 +209,7 @@ impl LiveBlocks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::input::testing::Random;
     use super::*;
     use std::collections::HashMap;
 
@@ -219,13 +220,8 @@ mod tests {
             [(50, 16, 4), (3000, 8, 1 << 40), (3000, 4096, 90), (700, 1 << 40, 5)]
         {
             let (mut table, mut map) = (LiveBlocks::default(), HashMap::new());
-            let mut state: u64 = addresses_count;
-            let mut random = |below: u64| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % below
-            };
+            let mut numbers = Random(addresses_count);
+            let mut random = |below| numbers.below(below);
             for step in 0..60_000u64 {
                 let address = random(addresses_count).wrapping_mul(stride);
                 // More allocations than frees and the other way round by turns: it fills, and it empties.

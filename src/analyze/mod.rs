@@ -1,7 +1,8 @@
 //! Pure functions from records to tables. Nothing here opens a file, reads a clock or prints.
 //!
-//! - [`heap`]: events in, the live heap, its high-water mark and its leaks out; made of [`live`] (blocks by
-//!   address), [`ranges`] (mapped ranges), [`age`] and [`high_water`] (what each place held at the peak).
+//! - [`heap`]: events in, the live heap, its high-water mark and its leaks out; made of [`live_memory`]
+//!   ([`live`]: blocks by address; [`ranges`]: mapped ranges), [`age`] and [`high_water`] (what each place held at the
+//!   peak).
 //! - [`gather`]: which of them a report is about: those at the peak, those at the end, or [`temporary`] ones.
 //! - [`mod@functions`]: a snapshot as one row a function, for `memray summary`.
 //! - [`mod@lines`]: a snapshot as one row an allocating line, with where that line lies ([`origin`]).
@@ -31,6 +32,7 @@ mod input;
 mod lifetimes;
 mod lines;
 mod live;
+mod live_memory;
 mod losses;
 mod memory_series;
 mod modules;

@@ -1,18 +1,15 @@
 //! How large the heap was at most, and nothing else: no places.
 
-use wire::Allocator;
-
 use super::age::Moment;
-use super::heap::BLOCK_BYTES_MAX;
 use super::input::Event;
-use super::live::{Block, LiveBlocks};
-use super::ranges::RangeMap;
+use super::live::Block;
+use super::live_memory::LiveMemory;
+use super::ranges::Change;
 
 /// Follows events one by one, as [`super::Heap`] does.
 #[derive(Debug, Default)]
 pub struct Peak {
-    blocks: LiveBlocks,
-    ranges: RangeMap,
+    memory: LiveMemory,
     live_bytes: u64,
     peak_bytes: u64,
 }
@@ -22,6 +19,7 @@ impl Peak {
     #[inline]
     pub fn apply(&mut self, event: &Event) {
         let live_bytes = &mut self.live_bytes;
+        let changed = &mut |change: Change| *live_bytes = live_bytes.wrapping_add_signed(change.bytes);
         match *event {
             Event::Allocation {
                 address,
@@ -29,35 +27,24 @@ impl Peak {
                 allocator,
                 ..
             } => {
-                let bytes = size.min(BLOCK_BYTES_MAX);
-                if allocator == Allocator::Mmap as u8 {
-                    self.ranges.insert(address, bytes, 0, Moment::default(), &mut |change| {
-                        *live_bytes = live_bytes.wrapping_add_signed(change.bytes);
-                    });
-                } else {
-                    let (location, born) = (0, Moment::default());
-                    let old = self.blocks.allocate(address, Block { bytes, location, born });
-                    let old_bytes = old.map_or(0, |old| old.bytes);
-                    *live_bytes = live_bytes.wrapping_add(bytes).wrapping_sub(old_bytes);
-                }
+                let block = Block {
+                    bytes: size,
+                    location: 0,
+                    born: Moment::default(),
+                };
+                self.memory.allocate(address, allocator, block, changed);
                 self.peak_bytes = self.peak_bytes.max(self.live_bytes);
             }
-            Event::Deallocation { address, .. } => {
-                if let Some(old) = self.blocks.free(address) {
-                    *live_bytes = live_bytes.wrapping_sub(old.bytes);
-                }
-            }
-            Event::Unmap { address, size, .. } => self.ranges.remove(address, size, &mut |change| {
-                *live_bytes = live_bytes.wrapping_add_signed(change.bytes);
-            }),
+            Event::Deallocation { address, .. } => self.memory.free(address, changed),
+            Event::Unmap { address, size, .. } => self.memory.unmap(address, size, changed),
             Event::Memory { .. } | Event::Place { .. } => {}
         }
     }
 
-    /// See [`LiveBlocks::touch`].
+    /// See [`LiveMemory::touch`].
     #[inline]
     pub fn touch(&self, events: &[Event]) {
-        self.blocks.touch(events);
+        self.memory.touch(events);
     }
 
     pub fn bytes(&self) -> u64 {

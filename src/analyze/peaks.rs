@@ -7,12 +7,11 @@
 use rustc_hash::FxHashMap;
 
 use super::age::Moment;
-use super::heap::BLOCK_BYTES_MAX;
 use super::input::{Event, StackIndex};
-use super::live::{Block, LiveBlocks};
-use super::ranges::{Change, RangeMap};
+use super::live::Block;
+use super::live_memory::LiveMemory;
+use super::ranges::Change;
 use super::windows::{WINDOWS_MAX, WINDOWS_MIN, Windows};
-use wire::Allocator;
 
 /// More changes than that are too many for a page.
 const CHANGES_MAX: usize = 1 << 17;
@@ -56,11 +55,16 @@ struct Place {
 /// Follows events one by one.
 #[derive(Debug)]
 pub struct Peaks {
+    memory: LiveMemory,
+    marks: Marks,
+}
+
+/// Each place, and the marks of the windows so far.
+#[derive(Debug)]
+struct Marks {
     windows: Windows,
     places: Vec<Place>,
     ids: FxHashMap<(u64, StackIndex), u32>,
-    blocks: LiveBlocks,
-    ranges: RangeMap,
     live_bytes: u64,
     event: u64,
     /// The current window's mark so far, and the event after which it was.
@@ -76,12 +80,10 @@ pub struct Peaks {
 
 impl Peaks {
     pub fn new(start_ms: i64) -> Self {
-        Self {
+        let marks = Marks {
             windows: Windows::new(start_ms),
             places: Vec::new(),
             ids: FxHashMap::default(),
-            blocks: LiveBlocks::default(),
-            ranges: RangeMap::default(),
             live_bytes: 0,
             event: 0,
             peak_bytes: 0,
@@ -90,16 +92,21 @@ impl Peaks {
             listed: Vec::new(),
             changes: Vec::new(),
             changes_max: CHANGES_MAX,
+        };
+        Self {
+            memory: LiveMemory::default(),
+            marks,
         }
     }
 
     /// What lives.
     pub fn live_bytes(&self) -> u64 {
-        self.live_bytes
+        self.marks.live_bytes
     }
 
     pub fn apply(&mut self, event: &Event) {
-        self.event += 1;
+        let (memory, marks) = (&mut self.memory, &mut self.marks);
+        marks.event += 1;
         match *event {
             Event::Allocation {
                 tid,
@@ -109,40 +116,30 @@ impl Peaks {
                 stack,
                 ..
             } => {
-                let location = self.place(tid, stack);
-                // Windows tell the time here.
-                let born = Moment::default();
-                let bytes = size.min(BLOCK_BYTES_MAX);
-                if allocator == Allocator::Mmap as u8 {
-                    let mut changes = Vec::new();
-                    self.ranges
-                        .insert(address, bytes, location, born, &mut |change| changes.push(change));
-                    self.change_all(changes);
-                } else {
-                    if let Some(old) = self.blocks.allocate(address, Block { bytes, location, born }) {
-                        self.change(old.location, -(old.bytes as i64), -1);
-                    }
-                    self.change(location, bytes as i64, 1);
-                }
+                let block = Block {
+                    bytes: size,
+                    location: marks.place(tid, stack),
+                    // Windows tell the time here.
+                    born: Moment::default(),
+                };
+                memory.allocate(address, allocator, block, &mut |change| marks.change(change));
             }
-            Event::Deallocation { address, .. } => {
-                if let Some(old) = self.blocks.free(address) {
-                    self.change(old.location, -(old.bytes as i64), -1);
-                }
-            }
-            Event::Unmap { address, size, .. } => {
-                let mut changes = Vec::new();
-                self.ranges.remove(address, size, &mut |change| changes.push(change));
-                self.change_all(changes);
-            }
-            Event::Memory { time_ms, .. } => return self.advance(time_ms),
+            Event::Deallocation { address, .. } => memory.free(address, &mut |change| marks.change(change)),
+            Event::Unmap { address, size, .. } => memory.unmap(address, size, &mut |change| marks.change(change)),
+            Event::Memory { time_ms, .. } => return marks.advance(time_ms),
             Event::Place { .. } => return,
         }
-        if self.live_bytes >= self.peak_bytes {
-            (self.peak_bytes, self.peak_at) = (self.live_bytes, self.event);
+        if marks.live_bytes >= marks.peak_bytes {
+            (marks.peak_bytes, marks.peak_at) = (marks.live_bytes, marks.event);
         }
     }
 
+    pub fn finish(self) -> PeakTable {
+        self.marks.finish()
+    }
+}
+
+impl Marks {
     fn place(&mut self, tid: u64, stack: StackIndex) -> u32 {
         let places = &mut self.places;
         *self.ids.entry((tid, stack)).or_insert_with(|| {
@@ -161,15 +158,14 @@ impl Peaks {
         })
     }
 
-    fn change_all(&mut self, changes: Vec<Change>) {
-        for change in changes {
-            self.change(change.location, change.bytes, change.blocks);
-        }
-    }
-
     #[inline]
-    fn change(&mut self, number: u32, bytes: i64, blocks: i64) {
-        let place = &mut self.places[number as usize];
+    fn change(&mut self, change: Change) {
+        let Change {
+            location,
+            bytes,
+            blocks,
+        } = change;
+        let place = &mut self.places[location as usize];
         if place.changed_at <= self.peak_at {
             place.noted = place.now;
         }
@@ -181,7 +177,7 @@ impl Peaks {
         );
         self.live_bytes = self.live_bytes.wrapping_add_signed(bytes);
         if !std::mem::replace(&mut place.is_listed, true) {
-            self.listed.push(number);
+            self.listed.push(location);
         }
     }
 
@@ -271,7 +267,7 @@ impl Peaks {
         }
     }
 
-    pub fn finish(mut self) -> PeakTable {
+    fn finish(mut self) -> PeakTable {
         self.end_window();
         self.changes
             .sort_unstable_by_key(|change| (change.place, change.window));

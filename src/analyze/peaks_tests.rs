@@ -1,15 +1,9 @@
 use super::*;
 use crate::analyze::Heap;
+use crate::analyze::testing::{Random, free, malloc, mmap, munmap, time};
 
 /// Stack, bytes and blocks of what a heap held.
 type Held = Vec<(StackIndex, u64, u64)>;
-
-fn random(state: &mut u64, below: u64) -> u64 {
-    *state = state
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    (*state >> 33) % below
-}
 
 /// What each place holds after `marks[window]` was reached, as a page works it out.
 fn held(window: u32, changes: &[PlaceChange], places: &[(u64, StackIndex)]) -> Held {
@@ -30,47 +24,21 @@ fn held(window: u32, changes: &[PlaceChange], places: &[(u64, StackIndex)]) -> H
 
 /// Random blocks and mappings of a few places, with the time in between.
 fn events(seed: u64, count: u64) -> Vec<Event> {
-    let mut state = seed;
+    let mut random = Random(seed);
     let mut time_ms = 1000;
     (0..count)
         .map(|_| {
-            let (address, size) = (16 * (1 + random(&mut state, 40)), 1 + random(&mut state, 100));
-            let stack = random(&mut state, 6) as StackIndex;
-            match random(&mut state, 10) {
+            let (address, size) = (16 * (1 + random.below(40)), 1 + random.below(100));
+            let stack = random.below(6) as StackIndex;
+            match random.below(10) {
                 0 | 1 => {
-                    time_ms += random(&mut state, 40) as i64;
-                    Event::Memory {
-                        rss_bytes: 0,
-                        time_ms,
-                        heap_bytes: None,
-                    }
+                    time_ms += random.below(40) as i64;
+                    time(time_ms)
                 }
-                2..6 => Event::Allocation {
-                    tid: 1,
-                    address,
-                    size,
-                    allocator: 6,
-                    stack,
-                    native_frame: 0,
-                },
-                6 => Event::Allocation {
-                    tid: 1,
-                    address: address << 16,
-                    size: size << 8,
-                    allocator: 14,
-                    stack,
-                    native_frame: 0,
-                },
-                7 => Event::Unmap {
-                    tid: 1,
-                    address: address << 16,
-                    size: size << 7,
-                },
-                _ => Event::Deallocation {
-                    tid: 1,
-                    address,
-                    allocator: 5,
-                },
+                2..6 => malloc(address, size, stack),
+                6 => mmap(address << 16, size << 8, stack),
+                7 => munmap(address << 16, size << 7),
+                _ => free(address),
             }
         })
         .collect()
@@ -104,52 +72,41 @@ fn expected(events: &[Event], windows: Windows, count: u32) -> Vec<(u64, Held)> 
     best
 }
 
+/// Follows the events, and compares each window with the slow way. Where the windows lie.
+fn assert_marks(seed: u64, events: &[Event], changes_max: usize) -> Windows {
+    let mut peaks = Peaks::new(1000);
+    peaks.marks.changes_max = changes_max;
+    events.iter().for_each(|event| peaks.apply(event));
+    let PeakTable {
+        windows,
+        marks,
+        places,
+        changes,
+    } = peaks.finish();
+    for (window, (bytes, expected)) in (0..).zip(expected(events, windows, marks.len() as u32)) {
+        assert_eq!(marks[window as usize], bytes, "seed {seed}, window {window}");
+        assert_eq!(
+            held(window, &changes, &places),
+            expected,
+            "seed {seed}, window {window}"
+        );
+    }
+    windows
+}
+
 #[test]
 fn each_window_has_what_lived_at_its_mark() {
     for seed in 0..20 {
-        let events = events(seed, 400);
-        let mut peaks = Peaks::new(1000);
-        events.iter().for_each(|event| peaks.apply(event));
-        let PeakTable {
-            windows,
-            marks,
-            places,
-            changes,
-        } = peaks.finish();
+        let windows = assert_marks(seed, &events(seed, 400), CHANGES_MAX);
         assert_eq!(windows.width_ms, 10);
-        for (window, (bytes, expected)) in (0..).zip(expected(&events, windows, marks.len() as u32)) {
-            assert_eq!(marks[window as usize], bytes, "seed {seed}, window {window}");
-            assert_eq!(
-                held(window, &changes, &places),
-                expected,
-                "seed {seed}, window {window}"
-            );
-        }
     }
 }
 
 #[test]
 fn longer_windows_keep_the_higher_mark() {
     for seed in 0..20 {
-        let events = events(seed, 1500);
-        let mut peaks = Peaks::new(1000);
-        peaks.changes_max = 100;
-        events.iter().for_each(|event| peaks.apply(event));
-        let PeakTable {
-            windows,
-            marks,
-            places,
-            changes,
-        } = peaks.finish();
+        let windows = assert_marks(seed, &events(seed, 1500), 100);
         assert!(windows.width_ms > 10);
-        for (window, (bytes, expected)) in (0..).zip(expected(&events, windows, marks.len() as u32)) {
-            assert_eq!(marks[window as usize], bytes, "seed {seed}, window {window}");
-            assert_eq!(
-                held(window, &changes, &places),
-                expected,
-                "seed {seed}, window {window}"
-            );
-        }
     }
 }
 
@@ -159,11 +116,7 @@ fn times_that_jump_are_no_trouble() {
     let events = events(1, 20);
     events.iter().for_each(|event| peaks.apply(event));
     for time_ms in [i64::MAX, i64::MIN, 5] {
-        peaks.apply(&Event::Memory {
-            rss_bytes: 0,
-            time_ms,
-            heap_bytes: None,
-        });
+        peaks.apply(&time(time_ms));
     }
     let marks = peaks.finish().marks;
     assert!(marks.len() <= WINDOWS_MAX as usize + 2);

@@ -6,9 +6,11 @@
 use rustc_hash::FxHashMap;
 use wire::Allocator;
 
-use super::heap::{BLOCK_BYTES_MAX, Snapshot, row};
+use super::heap::{Snapshot, row};
 use super::high_water::Places;
 use super::input::Event;
+use super::live_memory::BLOCK_BYTES_MAX;
+use super::ranges::Change;
 
 /// A block that lives and may turn out to have been temporary.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +94,11 @@ impl Temporary {
     fn end(&mut self, tid: u64, fresh: Fresh) {
         let count = self.counts.get(&tid).copied().unwrap_or(0);
         if fresh.tid == tid && count - fresh.number <= self.others_max {
-            self.places.change(fresh.place, fresh.bytes as i64, 1);
+            self.places.change(Change {
+                location: fresh.place,
+                bytes: fresh.bytes as i64,
+                blocks: 1,
+            });
         }
     }
 
@@ -105,6 +111,7 @@ impl Temporary {
 
 #[cfg(test)]
 mod tests {
+    use super::super::input::testing::Random;
     use super::*;
     use std::collections::VecDeque;
 
@@ -229,13 +236,8 @@ mod tests {
 
     #[test]
     fn agrees_with_lists_of_the_last_allocations_on_random_events() {
-        let mut state = 5u64;
-        let mut below = |bound: u64| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % bound
-        };
+        let mut random = Random(5);
+        let mut below = |bound| random.below(bound);
         for round in 0..200 {
             let others_max = round % 7;
             let events: Vec<Event> = (0..300)

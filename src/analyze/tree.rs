@@ -2,10 +2,9 @@
 
 use std::cmp::Reverse;
 
-use rustc_hash::FxHashMap;
-
+use super::call_tree::{CallNode, CallTree};
 use super::heap::Snapshot;
-use super::input::{Location, Stacks, UNKNOWN};
+use super::input::{Location, Stacks};
 
 /// Upstream's `--biggest-allocs`, where none is given.
 pub const STACKS_DEFAULT: usize = 200;
@@ -53,31 +52,21 @@ pub fn tree<'a>(snapshot: &Snapshot, stacks: &'a impl Stacks, stacks_max: usize)
     let mut held: Vec<_> = snapshot.rows.iter().collect();
     held.sort_by_key(|row| Reverse((row.bytes, row.allocations)));
     let (shown, hidden) = held.split_at(stacks_max.min(held.len()));
-    let unknown = Location {
-        function: UNKNOWN,
-        file: UNKNOWN,
-        line: 0,
-    };
-    let mut nodes = vec![node(0, unknown, shown.first().map_or(0, |row| row.tid))];
-    let mut ids: FxHashMap<(usize, Location<'a>), usize> = FxHashMap::default();
-    let mut path = Vec::new();
+    let mut nodes = vec![node(0, Location::UNKNOWN, shown.first().map_or(0, |row| row.tid))];
+    let mut calls = CallTree::default();
     for row in shown {
-        path.clear();
-        path.extend(stacks.frames(row.tid, row.stack));
-        if path.is_empty() {
-            path.push(unknown);
-        }
-        let mut at = 0;
-        nodes[0].add(row.bytes, row.allocations);
-        for location in path.iter().rev() {
-            let parent = at;
-            at = *ids.entry((parent, *location)).or_insert_with(|| {
-                nodes.push(node(parent, *location, row.tid));
-                nodes.len() - 1
-            });
-            nodes[at].add(row.bytes, row.allocations);
-        }
+        let mut frames = stacks.frames(row.tid, row.stack).peekable();
+        let stand_in = frames.peek().is_none().then_some(Location::UNKNOWN);
+        let mut at = calls.node_below(0, frames.chain(stand_in)) as usize;
+        let new = calls.nodes[nodes.len()..].iter();
+        let location = |call: &CallNode| calls.locations[call.location as usize];
+        nodes.extend(new.map(|call| node(call.parent as usize, location(call), row.tid)));
         nodes[at].own_bytes = nodes[at].own_bytes.wrapping_add(row.bytes);
+        while at != 0 {
+            nodes[at].add(row.bytes, row.allocations);
+            at = nodes[at].parent;
+        }
+        nodes[0].add(row.bytes, row.allocations);
     }
     for child in 1..nodes.len() {
         let parent = nodes[child].parent;
