@@ -82,6 +82,8 @@ mod python_stacks;
 mod refusals;
 /// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.
 mod reports;
+/// `run`: programs from their first line to their end.
+mod run;
 /// Whose function a slot stands for where there is more than one of a name.
 mod scopes;
 /// Real services from PyPI under load.

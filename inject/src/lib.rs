@@ -6,6 +6,7 @@
 //! - [`Process`]: memory read and written through `/proc/PID/mem` while the process runs.
 //! - [`with_borrowed_thread`]: one thread makes system calls for us and goes on as if nothing had happened,
 //!   also if we die in the middle.
+//! - [`Launched`]: a program that is started held, and goes on when it is told to.
 //! - [`Module`], [`LinkMaps`], [`slots`], [`Originals`]: ELF images, the dynamic linker's list of them, their GOT
 //!   slots, and the functions behind them.
 //!
@@ -30,6 +31,7 @@ pub use linux::gadgets::can_make_calls;
 pub use linux::handle::Handle;
 pub use linux::host;
 pub use linux::interrupted::Disturbance;
+pub use linux::launch::{Launched, Reached, end_by_signal};
 pub use linux::limits::{Limits, MemoryCgroup, Room, has_locked_memory, limits, memory_cgroups};
 pub use linux::link_maps::LinkMaps;
 pub use linux::maps::Mapping;

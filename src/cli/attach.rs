@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::reports::leaks_of;
+use super::run::look_at;
 use super::say::{answer, note};
 use super::{AttachArgs, DetachArgs};
 use crate::analyze::{Evidence, loss_causes, verdict};
@@ -9,7 +10,6 @@ use crate::session::{self, End, Ended, Family, Session, Signals};
 use crate::{report, ui};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -17,8 +17,9 @@ use std::process::{Command, Stdio, exit};
 use std::time::Duration;
 
 pub fn attach(args: AttachArgs) -> Result<(), Failure> {
-    let in_background =
-        args.collector || args.background || (args.output.is_some() && args.duration.is_none() && !args.foreground);
+    let in_background = args.collector
+        || args.background
+        || (args.window.output.is_some() && args.window.duration.is_none() && !args.foreground);
     if in_background && !args.collector {
         return start_collector();
     }
@@ -41,32 +42,32 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     }
     let options = session::Options {
         pid: args.pid,
-        output: args.output.clone(),
-        force: args.force,
-        compress: !args.no_compress,
-        duration: args.duration,
-        aggregate: args.aggregate,
-        follow: (args.follow_fork || args.follow_exec).then(|| session::FollowOptions {
-            exec: args.follow_exec,
+        output: args.window.output.clone(),
+        force: args.window.force,
+        compress: !args.window.no_compress,
+        duration: args.window.duration,
+        aggregate: args.window.aggregate,
+        follow: (args.window.follow_fork || args.window.follow_exec).then(|| session::FollowOptions {
+            exec: args.window.follow_exec,
             base: args.follow_base.clone(),
-            arguments: options_for_children(&args),
+            arguments: args.window.for_children(),
         }),
         limits: session::Limits {
-            until_rss_bytes: args.until_rss,
-            max_size_bytes: args.max_size,
-            keep_free_bytes: args.keep_free,
+            until_rss_bytes: args.window.until_rss,
+            max_size_bytes: args.window.max_size,
+            keep_free_bytes: args.window.keep_free,
         },
-        native: args.native,
-        debuginfod: args.debuginfod,
-        trace_python_allocators: args.trace_python_allocators,
+        native: args.window.native,
+        debuginfod: args.window.debuginfod,
+        trace_python_allocators: args.window.trace_python_allocators,
     };
     let mut session = Session::start(&options).map_err(failed)?;
     for note_text in session.notes() {
-        if !args.quiet {
+        if !args.window.quiet {
             note(note_text);
         }
     }
-    if args.verbose > 0 {
+    if args.window.verbose > 0 {
         for line in session.details() {
             note(line);
         }
@@ -75,10 +76,14 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         if !announce_background(&args, session.path()) {
             // Whoever started this was ended meanwhile: nobody would know of the window.
             let _ = session.finish(End::Signal(Signal::SIGHUP), false);
+            if args.runner {
+                // Nor is there anybody to let the program begin, which waits for that.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(args.pid), Signal::SIGKILL);
+            }
             return Ok(());
         }
-    } else if !args.quiet {
-        let until = match args.duration {
+    } else if !args.window.quiet {
+        let until = match args.window.duration {
             Some(duration) => format!("for {}", ui::format::seconds(duration.as_secs_f64())),
             None => "until Ctrl-C".to_owned(),
         };
@@ -88,7 +93,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
             session.path().display()
         ));
     }
-    let progress = ui::Progress::new(args.quiet || args.collector);
+    let progress = ui::Progress::new(args.window.quiet || args.collector);
     let end = session.run(&signals, |state| progress.update(state));
     progress.say("detaching");
     let mut ended = session.finish(end, true).map_err(|error| {
@@ -103,10 +108,13 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     for warning in &ended.warnings {
         note(warning);
     }
+    if args.runner && !args.window.quiet {
+        say_written(&ended);
+    }
     if args.collector {
         return Ok(());
     }
-    if args.verbose > 0 {
+    if args.window.verbose > 0 {
         note(format_args!(
             "detached; stopped one thread for {} µs in all",
             ended.appendix.pause_us.iter().sum::<u64>()
@@ -131,6 +139,26 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// What there is now that a program's window is over, in a few lines: its terminal is not ours.
+fn say_written(ended: &Ended) {
+    if let Some(end) = &ended.appendix.window_end {
+        note(format_args!("the window ended: {end}"));
+    }
+    let losses = loss_causes(&ended.appendix.losses);
+    let head = report::Head {
+        losses: &losses,
+        ..report::Head::default()
+    };
+    let lost = match head.lost_count() {
+        0 => "nothing was lost".to_owned(),
+        count => format!("{} could not be recorded", ui::format::counted(count, "event")),
+    };
+    if ended.kept.is_none() {
+        note(format_args!("wrote {}; {lost}", ended.path.display()));
+        note(look_at(&ended.path));
+    }
 }
 
 /// How the answer is printed.
@@ -260,30 +288,6 @@ fn printable_path(path: &Path) -> String {
     ui::escape::printable_bytes(path.as_os_str().as_bytes()).into_owned()
 }
 
-/// What the memrays of children are told, besides process, capture and time. Conditions on the target's memory are its
-/// own.
-fn options_for_children(args: &AttachArgs) -> Vec<OsString> {
-    let flags = [
-        ("--aggregate", args.aggregate),
-        ("--no-compress", args.no_compress),
-        ("--follow-fork", args.follow_fork),
-        ("--follow-exec", args.follow_exec),
-        ("--native", args.native),
-        ("--debuginfod", args.debuginfod),
-        ("--trace-python-allocators", args.trace_python_allocators),
-    ];
-    let sizes = [
-        ("--until-rss", args.until_rss),
-        ("--max-size", args.max_size),
-        ("--keep-free", args.keep_free),
-    ];
-    let flags = flags.into_iter().filter(|(_, is_set)| *is_set);
-    let sizes = sizes
-        .into_iter()
-        .filter_map(|(name, bytes)| Some(format!("{name}={}", bytes?).into()));
-    flags.map(|(name, _)| name.into()).chain(sizes).collect()
-}
-
 /// Starts this program again as the collector and waits until it is live or has failed.
 fn start_collector() -> Result<(), Failure> {
     let mut child = Command::new("/proc/self/exe")
@@ -309,7 +313,7 @@ fn start_collector() -> Result<(), Failure> {
 
 /// Says that tracking is live, and lets go of the terminal. False if nobody is there to be told.
 fn announce_background(args: &AttachArgs, path: &Path) -> bool {
-    let until = args.duration.map_or(String::new(), |duration| {
+    let until = args.window.duration.map_or(String::new(), |duration| {
         format!(" for {}", ui::format::seconds(duration.as_secs_f64()))
     });
     let is_told = if args.json {
@@ -319,11 +323,11 @@ fn announce_background(args: &AttachArgs, path: &Path) -> bool {
             "state": "tracking",
             "pid": args.pid,
             "path": path.to_string_lossy(),
-            "duration_ms": args.duration.map(|duration| duration.as_millis() as u64),
+            "duration_ms": args.window.duration.map(|duration| duration.as_millis() as u64),
         });
         let text = serde_json::to_string_pretty(&object).unwrap_or_default();
         writeln!(std::io::stdout(), "{text}").is_ok()
-    } else if args.quiet {
+    } else if args.window.quiet {
         writeln!(std::io::stdout()).is_ok()
     } else {
         let pid = args.pid;
@@ -335,7 +339,10 @@ fn announce_background(args: &AttachArgs, path: &Path) -> bool {
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdin(&null);
         let _ = nix::unistd::dup2_stdout(&null);
-        let _ = nix::unistd::dup2_stderr(&null);
+        // Of a program that memray runs the terminal is still there.
+        if !args.runner {
+            let _ = nix::unistd::dup2_stderr(&null);
+        }
     }
     is_told
 }

@@ -7,15 +7,18 @@ mod duration;
 mod failure;
 mod file_args;
 mod reports;
+mod run;
 mod say;
 mod status;
+mod window_args;
 
 use crate::session;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use file_args::{ConfidentialFiles, FlamegraphArgs, TableArgs, TransformArgs, TransformFormat};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use window_args::WindowArgs;
 
 /// `memray -V`: version, capture versions, build target.
 const VERSION: &str = concat!(
@@ -37,6 +40,8 @@ struct Cli {
 enum Command {
     /// Track the allocations of a running process
     Attach(AttachArgs),
+    /// Start a program and track it from its first line to its end
+    Run(RunArgs),
     /// End the tracking of a process, or clean up after a crash of memray
     Detach(DetachArgs),
     /// Say whether attaching to a process would work, and what helps if not; changes nothing
@@ -77,55 +82,8 @@ struct AttachArgs {
     /// The process to track
     #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
-    /// Track for this long, then detach and print the answer: seconds, or 30s, 5m
-    #[arg(long, value_name = "TIME", value_parser = duration::parse, allow_negative_numbers = true)]
-    duration: Option<Duration>,
-    // Not a doc comment, where <PID> would be an HTML tag.
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        help = "Write the capture here [default: memray-<PID>.<n>.bin]"
-    )]
-    output: Option<PathBuf>,
-    /// End the window once the process has this much resident memory: bytes, or 512M, 2G, 2GiB
-    #[arg(long, value_name = "BYTES", value_parser = bytes::parse, allow_negative_numbers = true)]
-    until_rss: Option<u64>,
-    /// End the window once the capture is this large
-    #[arg(long, value_name = "BYTES", value_parser = bytes::parse, allow_negative_numbers = true)]
-    max_size: Option<u64>,
-    /// End the window before the capture's file system has less room than this [default: 256M, or 5 % of it if
-    /// that is more]
-    #[arg(long, value_name = "BYTES", value_parser = bytes::parse_or_zero, allow_negative_numbers = true)]
-    keep_free: Option<u64>,
-    /// Overwrite the output file if it exists
-    #[arg(short, long)]
-    force: bool,
-    /// Sum up by place instead of recording each allocation: a small capture, however long the window, replaced every
-    /// 10 seconds
-    #[arg(long)]
-    aggregate: bool,
-    /// Record every object that Python's own allocators hand out, small ones one by one
-    #[arg(long)]
-    trace_python_allocators: bool,
-    // Not a doc comment, where <pid> would be an HTML tag.
-    #[arg(long, help = "Track forked children, too, each into FILE.<pid>")]
-    follow_fork: bool,
-    /// The same, and Python programs that children execute (subprocess, multiprocessing's spawn)
-    #[arg(long)]
-    follow_exec: bool,
-    /// Write the capture uncompressed
-    #[arg(long)]
-    no_compress: bool,
-    /// Write the capture compressed (the default)
-    #[arg(long, hide = true, conflicts_with = "no_compress")]
-    compress_on_exit: bool,
-    /// Record native stacks, too: of C, C++ and Rust code that allocates
-    #[arg(long)]
-    native: bool,
-    /// With --native: fetch debug information that is not on this machine from the servers in DEBUGINFOD_URLS
-    #[arg(long, requires = "native")]
-    debuginfod: bool,
+    #[command(flatten)]
+    window: WindowArgs,
     /// Return once tracking is live and go on in the background [default with -o and no --duration]
     #[arg(long, conflicts_with = "foreground")]
     background: bool,
@@ -135,21 +93,50 @@ struct AttachArgs {
     /// Print the answer as one JSON object
     #[arg(long)]
     json: bool,
-    /// Print no progress and no notes
-    #[arg(short, long)]
-    quiet: bool,
-    /// Say what is done and how long it took
-    #[arg(short, long, action = ArgAction::Count)]
-    verbose: u8,
     /// The collector of a background window, started by memray itself
     #[arg(long, hide = true)]
     collector: bool,
+    /// The collector of a program that memray started: it keeps its standard error
+    #[arg(long, hide = true, requires = "collector")]
+    runner: bool,
     /// The collector of a child; the number is that of the memray that started it
     #[arg(long, hide = true, requires = "collector")]
     follower: Option<i32>,
     /// What the names of children's captures begin with
     #[arg(long, hide = true)]
     follow_base: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(
+    override_usage = "memray run [OPTIONS] [-m MODULE | -c COMMAND | FILE] [ARGS]...",
+    after_help = "\
+Examples:
+  memray run app.py --port 80   from the first line to the end; what follows the
+                                script is its own
+  memray run -m pytest tests    a module
+  memray run -c 'import numpy'  a command
+  memray run -o out.bin -f --python .venv/bin/python app.py
+
+The program's input, output, signals and exit status are its own; memray's words
+go to standard error. Exit status: the program's; 1 if it could not be tracked,
+and then it was not started; 2 usage."
+)]
+struct RunArgs {
+    #[command(flatten)]
+    window: WindowArgs,
+    /// Run this module (as python -m); options end here
+    #[arg(short, conflicts_with = "command")]
+    module: bool,
+    /// Run this command (as python -c)
+    #[arg(short)]
+    command: bool,
+    /// The interpreter [default: that of the active virtual environment, else python3]
+    #[arg(long, value_name = "PATH")]
+    python: Option<OsString>,
+    /// A script, or what -m or -c name, and arguments of its own
+    #[arg(value_name = "FILE", required = true, trailing_var_arg = true)]
+    program: Vec<OsString>,
 }
 
 #[derive(Args)]
@@ -370,6 +357,7 @@ pub fn run() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Attach(args) => done(attach::attach(args)),
+        Command::Run(args) => run::run(&args),
         Command::Detach(args) => done(attach::detach(&args)),
         Command::Doctor(args) => Ok(doctor::doctor(&args)),
         Command::Status(args) => status::status(&args),

@@ -7,6 +7,8 @@
 //! 3. [`mod@describe`]: what the capture's header says about the target.
 //! 4. [`ThreadNames`]: what Python calls its threads.
 //!
+//! [`ProgramFrame`] recognises the first frame of the user's program, for one that is to be held there.
+//!
 //! Everything is read through a given [`Memory`] while the target runs, so every value may be torn or
 //! stale: each is checked, each loop and length has a named bound, and what races is tried again. This
 //! room never stops a thread, opens no file and writes nothing.
@@ -17,6 +19,7 @@
 mod allocators;
 mod debug_offsets;
 mod describe;
+mod entry;
 mod error;
 mod find;
 mod instances;
@@ -35,6 +38,7 @@ mod walk;
 
 pub use allocators::{AllocatorTable, allocator_tables};
 pub use describe::{Description, describe};
+pub use entry::{PLACES, ProgramFrame};
 pub use error::{FindError, TablesError};
 pub use find::{Runtime, find};
 pub use memory::{Image, Memory, ReadError};

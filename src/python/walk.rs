@@ -81,7 +81,7 @@ pub(super) fn walk(
     Ok(stack)
 }
 
-fn innermost(memory: &dyn Memory, layout: &Layout, tstate: u64) -> Result<u64, WalkError> {
+pub(super) fn innermost(memory: &dyn Memory, layout: &Layout, tstate: u64) -> Result<u64, WalkError> {
     let first = memory.u64(at(tstate, layout.thread.frame))?;
     let Some(offset) = layout.thread.cframe_frame else {
         return Ok(first);

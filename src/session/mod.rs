@@ -4,6 +4,7 @@
 //! - [`start`]: the one stop ([`place`]), the slots ([`hooking`]), the flag.
 //! - [`native`]: what native stacks need: unwind tables, and the modules' places in the capture.
 //!   [`native_symbols`] names them, [`source_lines`] takes the lines behind all names, at the end.
+//! - [`mod@held`]: a program that is started for a window, and waits at its first line until that is open.
 //! - [`window`]: drain, sample, hook what is loaded, until something ends it.
 //! - [`checkpoint`]: an aggregated capture, replaced as a whole. [`limits`]: when a window ends by itself.
 //! - [`follow`]: children, each with a memray of its own.
@@ -23,6 +24,7 @@ mod finish;
 mod follow;
 mod guardian;
 mod headroom;
+mod held;
 mod hooking;
 mod host;
 mod journal;
@@ -51,15 +53,18 @@ pub use checkpoint::Kept;
 pub use error::{Error, clock_text};
 pub use finish::Ended;
 pub use follow::{Family, FollowOptions};
+pub use held::{HoldError, hold};
 pub use host::diagnose_host;
 pub use limits::Limits;
 pub use output::{Output, OutputError};
 pub use preflight::{Check, Diagnosis, diagnose};
 pub use repair::{detach, repair_left_overs};
-pub use signals::Signals;
+pub use signals::{Sender, Signals};
 pub use start::Options;
 pub use status::{Listed, State, sessions};
 pub use window::End;
+
+pub use inject::end_by_signal;
 
 use crate::capture::Sample;
 use crate::collect::{Collector, Recorder, Series};

@@ -4,6 +4,15 @@
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+/// Where a signal came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// The kernel: a key or the end of a terminal, which concerns its whole foreground group.
+    Terminal,
+    /// Another process.
+    Somebody,
+}
+
 /// SIGINT, SIGTERM, SIGHUP (a closed terminal) and SIGQUIT, taken in order.
 pub struct Signals {
     descriptor: SignalFd,
@@ -35,7 +44,19 @@ impl Signals {
 
     /// The next signal that has arrived, if any.
     pub fn take(&self) -> Option<Signal> {
+        self.take_from().map(|(signal, _)| signal)
+    }
+
+    /// The same, and whose it is.
+    pub fn take_from(&self) -> Option<(Signal, Sender)> {
+        /// Codes of the kernel are above those of processes (`SI_USER`, 0).
+        const SENT_BY_PROCESSES_MAX: i32 = 0;
         let info = self.descriptor.read_signal().ok()??;
-        Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
+        let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
+        let sender = match info.ssi_code {
+            ..=SENT_BY_PROCESSES_MAX => Sender::Somebody,
+            _ => Sender::Terminal,
+        };
+        Some((signal, sender))
     }
 }

@@ -60,6 +60,13 @@ impl Target {
         target
     }
 
+    /// The same for one whose first line begins with something else.
+    pub fn start_with(dir: Dir, command: Command, word: &str) -> Self {
+        let mut target = Self::launch(dir, command);
+        target.ready = target.expect(word);
+        target
+    }
+
     fn launch(dir: Dir, mut command: Command) -> Self {
         let stderr = File::create(dir.path().join("stderr")).expect("create the target's stderr");
         let mut child = command

@@ -16,6 +16,7 @@ pub mod host;
 mod hostile_tests;
 mod image_file;
 pub mod interrupted;
+pub mod launch;
 pub mod limits;
 pub mod link_maps;
 pub mod maps;

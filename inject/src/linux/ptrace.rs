@@ -1,6 +1,10 @@
 //! Every ptrace request of this crate. A tracee belongs to the thread that seized it: all of these must be
 //! made by that thread.
 
+mod child;
+
+pub use child::{ChildStop, TracedChild, trace_me};
+
 use super::fault::{self, Call};
 use super::x86_64::registers::Registers;
 use crate::error::Error;
