@@ -56,6 +56,8 @@ mod killed;
 mod leftovers;
 /// What a capture lacks: counted by cause, at the head of every report, and never called a leak.
 mod losses;
+/// Several processes at once, and the list of those that there are.
+mod many;
 /// Modes and JSON of reports, against upstream's reader.
 mod modes;
 /// Names, files and lines of native frames: in the capture, in reports, in the answer.

@@ -73,6 +73,65 @@ impl LineTable {
     }
 }
 
+impl LineTable {
+    /// Adds what another process holds at the same lines.
+    pub fn merge(&mut self, other: Self) {
+        let mut index: FxHashMap<(String, String, u32), usize> = FxHashMap::default();
+        let key = |row: &LineRow| (row.function.clone(), row.file.clone(), row.line);
+        for (at, row) in self.rows.iter().enumerate() {
+            index.insert(key(row), at);
+        }
+        for row in other.rows {
+            let Some(&at) = index.get(&key(&row)) else {
+                index.insert(key(&row), self.rows.len());
+                self.rows.push(row);
+                continue;
+            };
+            let known = &mut self.rows[at];
+            known.own_bytes = known.own_bytes.wrapping_add(row.own_bytes);
+            known.blocks = known.blocks.wrapping_add(row.blocks);
+            known.arenas += row.arenas;
+            known.young.bytes = known.young.bytes.wrapping_add(row.young.bytes);
+            known.young.allocations = known.young.allocations.wrapping_add(row.young.allocations);
+            known.young.arenas += row.young.arenas;
+            known.caller = match (known.caller.take(), row.caller) {
+                (Some(a), Some(b)) if (&a.function, &a.file, a.line) == (&b.function, &b.file, b.line) => {
+                    Some(Caller {
+                        bytes: a.bytes.wrapping_add(b.bytes),
+                        others_count: a.others_count.max(b.others_count),
+                        ..a
+                    })
+                }
+                (Some(a), Some(b)) => {
+                    let larger = if b.bytes > a.bytes { b } else { a };
+                    Some(Caller {
+                        others_count: larger.others_count + 1,
+                        ..larger
+                    })
+                }
+                (a, b) => a.or(b),
+            };
+        }
+        self.total_bytes = self.total_bytes.wrapping_add(other.total_bytes);
+        self.total_blocks = self.total_blocks.wrapping_add(other.total_blocks);
+        self.arenas += other.arenas;
+        self.arena_bytes = self.arena_bytes.max(other.arena_bytes);
+        self.young_span_ms = self.young_span_ms.max(other.young_span_ms);
+        sort(&mut self.rows);
+    }
+}
+
+/// Equals in the order of their names, so that whoever counted the same prints the same.
+fn sort(rows: &mut [LineRow]) {
+    rows.sort_by(|left, right| {
+        let weight = |row: &LineRow| Reverse((row.old_bytes(), row.old_blocks(), row.own_bytes, row.blocks));
+        let names = |row: &LineRow| (row.file.clone(), row.line, row.function.clone());
+        weight(left)
+            .cmp(&weight(right))
+            .then_with(|| names(left).cmp(&names(right)))
+    });
+}
+
 #[derive(Default)]
 struct Line<'a> {
     own_bytes: u64,
@@ -111,14 +170,7 @@ pub fn lines(snapshot: &Snapshot, stacks: &impl Stacks, origins: &Origins<'_>, a
         }
     }
     let mut rows: Vec<LineRow> = order.iter().map(|leaf| row(leaf, &by_line[leaf], origins)).collect();
-    // Equals in the order of their names, so that whoever counted the same prints the same.
-    rows.sort_by(|left, right| {
-        let weight = |row: &LineRow| Reverse((row.old_bytes(), row.old_blocks(), row.own_bytes, row.blocks));
-        let names = |row: &LineRow| (row.file.clone(), row.line, row.function.clone());
-        weight(left)
-            .cmp(&weight(right))
-            .then_with(|| names(left).cmp(&names(right)))
-    });
+    sort(&mut rows);
     LineTable {
         total_bytes: snapshot.total_bytes,
         total_blocks: snapshot.total_allocations,

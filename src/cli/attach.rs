@@ -1,6 +1,7 @@
 //! `memray attach`, `memray detach` and the hidden guardian.
 
 use super::failure::Failure;
+use super::many;
 use super::reports::leaks_of;
 use super::run::look_at;
 use super::say::{answer, note};
@@ -13,17 +14,30 @@ use serde_json::json;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Command, Stdio, exit};
+use std::process::{Command, ExitCode, Stdio, exit};
 use std::time::Duration;
 
-pub fn attach(args: AttachArgs) -> Result<(), Failure> {
+pub fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
+    match args.targets.only() {
+        Some(pid) => attach_one(args, pid).map(|()| ExitCode::SUCCESS),
+        None => many::attach_many(&args, &args.targets.resolve()?),
+    }
+}
+
+fn attach_one(args: AttachArgs, pid: i32) -> Result<(), Failure> {
+    if args.window.verbose > 0 {
+        args.window.note_idle_flags();
+        if args.method.is_some() {
+            note("--method changes nothing: no debugger is involved");
+        }
+    }
     let in_background = args.collector
         || args.background
         || (args.window.output.is_some() && args.window.duration.is_none() && !args.foreground);
     if in_background && !args.collector {
         return start_collector();
     }
-    let failed = |error: session::Error| Failure::new(format!("cannot attach to {}: {error}", args.pid), error.fix());
+    let failed = |error: session::Error| Failure::new(format!("cannot attach to {pid}: {error}"), error.fix());
     // A session of its own, so that neither a closed terminal nor a Ctrl-C in it reaches the collector.
     if args.collector
         && let Err(error) = nix::unistd::setsid()
@@ -41,7 +55,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         }
     }
     let options = session::Options {
-        pid: args.pid,
+        pid,
         output: args.window.output.clone(),
         force: args.window.force,
         compress: !args.window.no_compress,
@@ -73,12 +87,12 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         }
     }
     if args.collector {
-        if !announce_background(&args, session.path()) {
+        if !announce_background(&args, pid, session.path()) {
             // Whoever started this was ended meanwhile: nobody would know of the window.
             let _ = session.finish(End::Signal(Signal::SIGHUP), false);
             if args.runner {
                 // Nor is there anybody to let the program begin, which waits for that.
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(args.pid), Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
             }
             return Ok(());
         }
@@ -89,7 +103,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
         };
         note(format_args!(
             "tracking {} {until}, writing {}",
-            args.pid,
+            pid,
             session.path().display()
         ));
     }
@@ -98,7 +112,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     progress.say("detaching");
     let mut ended = session.finish(end, true).map_err(|error| {
         Failure::new(
-            format!("the window on {} did not end cleanly: {error}", args.pid),
+            format!("the window on {} did not end cleanly: {error}", pid),
             error.fix(),
         )
     })?;
@@ -130,7 +144,7 @@ pub fn attach(args: AttachArgs) -> Result<(), Failure> {
     };
     let path = ended.path.clone();
     let is_gone = ended.kept.is_none() && !path.exists();
-    print_answer(ended, family, args.pid, format, &signals)?;
+    print_answer(ended, family, pid, format, &signals)?;
     // The answer needs no file, the user may.
     if is_gone {
         return Err(Failure::new(
@@ -312,7 +326,7 @@ fn start_collector() -> Result<(), Failure> {
 }
 
 /// Says that tracking is live, and lets go of the terminal. False if nobody is there to be told.
-fn announce_background(args: &AttachArgs, path: &Path) -> bool {
+fn announce_background(args: &AttachArgs, pid: i32, path: &Path) -> bool {
     let until = args.window.duration.map_or(String::new(), |duration| {
         format!(" for {}", ui::format::seconds(duration.as_secs_f64()))
     });
@@ -321,7 +335,7 @@ fn announce_background(args: &AttachArgs, path: &Path) -> bool {
             "schema": report::SCHEMA,
             "report": "attach",
             "state": "tracking",
-            "pid": args.pid,
+            "pid": pid,
             "path": path.to_string_lossy(),
             "duration_ms": args.window.duration.map(|duration| duration.as_millis() as u64),
         });
@@ -330,7 +344,6 @@ fn announce_background(args: &AttachArgs, path: &Path) -> bool {
     } else if args.window.quiet {
         writeln!(std::io::stdout()).is_ok()
     } else {
-        let pid = args.pid;
         answer(format_args!(
             "tracking {pid}{until} in the background, writing {}",
             path.display()
@@ -347,8 +360,35 @@ fn announce_background(args: &AttachArgs, path: &Path) -> bool {
     is_told
 }
 
-pub fn detach(args: &DetachArgs) -> Result<(), Failure> {
-    let failed = |error: session::Error| Failure::new(format!("cannot detach from {}: {error}", args.pid), error.fix());
-    answer(session::detach(args.pid).map_err(failed)?);
-    Ok(())
+pub fn detach(args: &DetachArgs) -> Result<ExitCode, Failure> {
+    if args.verbose > 0 && args.method.is_some() {
+        note("--method changes nothing: no debugger is involved");
+    }
+    let mut pids = match args.targets.only() {
+        Some(pid) => vec![pid],
+        None => args.targets.resolve()?,
+    };
+    if args.targets.pids.is_empty() {
+        // Of those that a name or a tree stands for, it is about those that are tracked.
+        let sessions = session::sessions(None).unwrap_or_default();
+        pids.retain(|pid| sessions.iter().any(|it| it.target_pid == *pid));
+        if pids.is_empty() {
+            let what = "none of these processes is being tracked".to_owned();
+            return Err(Failure::new(
+                what,
+                Some("memray status, which lists those that are".to_owned()),
+            ));
+        }
+    }
+    let mut has_failed = false;
+    for pid in pids {
+        match session::detach(pid) {
+            Ok(said) => drop(answer(said)),
+            Err(error) => {
+                Failure::new(format!("cannot detach from {pid}: {error}"), error.fix()).print();
+                has_failed = true;
+            }
+        }
+    }
+    Ok(ExitCode::from(u8::from(has_failed)))
 }

@@ -5,12 +5,6 @@ use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  memray transform csv app.bin                      memray-csv-app.csv
-  memray transform pprof app.bin && go tool pprof -http=: memray-pprof-app.pb.gz
-  memray transform folded --leaks -o - app.bin | flamegraph.pl > leaks.svg
-  memray transform gprof2dot -o - app.bin | gprof2dot -f json | dot -Tsvg")]
 pub struct TransformArgs {
     /// What to make of it
     pub format: TransformFormat,
@@ -81,13 +75,6 @@ pub struct TableArgs {
 }
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  memray flamegraph app.bin               what was held at the high-water mark
-  memray flamegraph --leaks app.bin       what was still live at the end
-  memray flamegraph --temporal app.bin    the high-water mark of any range of time
-  memray flamegraph --temporal --leaks app.bin
-                                          what came in any range of time, and stayed")]
 pub struct FlamegraphArgs {
     /// A capture
     #[arg(value_name = "FILE")]

@@ -4,20 +4,26 @@ mod attach;
 mod bytes;
 mod doctor;
 mod duration;
+mod examples;
 mod failure;
 mod file_args;
+mod generate;
+mod many;
+mod ps;
 mod reports;
 mod run;
 mod say;
 mod status;
+mod targets;
 mod window_args;
 
 use crate::session;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use file_args::{ConfidentialFiles, FlamegraphArgs, TableArgs, TransformArgs, TransformFormat};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use targets::TargetArgs;
 use window_args::WindowArgs;
 
 /// `memray -V`: version, capture versions, build target.
@@ -30,7 +36,13 @@ const VERSION: &str = concat!(
 
 /// Memory profiling of a Python process that is already in production.
 #[derive(Parser)]
-#[command(name = "memray", version = VERSION, disable_help_subcommand = true)]
+#[command(
+    name = "memray",
+    version = VERSION,
+    disable_help_subcommand = true,
+    // A screen of 80 by 24, with what a bad night wants first.
+    help_template = "{about}\n\n{subcommands}\n\nExamples of each: memray COMMAND --help. Version: memray -V"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -38,13 +50,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Track the allocations of a running process
+    /// List the Python processes, and whether attach to each would work
+    Ps(PsArgs),
+    /// Track the allocations of running processes, say what they keep
     Attach(AttachArgs),
+    /// End the tracking of a process, clean up after a crash of memray
+    Detach(DetachArgs),
     /// Start a program and track it from its first line to its end
     Run(RunArgs),
-    /// End the tracking of a process, or clean up after a crash of memray
-    Detach(DetachArgs),
-    /// Say whether attaching to a process would work, and what helps if not; changes nothing
+    /// Say whether attach would work, and what helps if not
     Doctor(DoctorArgs),
     /// List the processes that are being tracked
     Status(StatusArgs),
@@ -58,7 +72,7 @@ enum Command {
     Growth(GrowthArgs),
     /// Show what changed from one capture to another
     Diff(DiffArgs),
-    /// Show which lines hold the memory, by allocator; in the terminal or as an HTML page
+    /// Show which lines hold the memory, by allocator; also as HTML
     Table(TableArgs),
     /// Write a flame graph: one HTML page that needs nothing else
     Flamegraph(FlamegraphArgs),
@@ -68,6 +82,9 @@ enum Command {
     Stats(StatsArgs),
     /// Print every record of a capture, one a line
     Parse(ParseArgs),
+    /// Prints shell completions or writes man pages
+    #[command(hide = true)]
+    Generate(GenerateArgs),
     /// Waits until the tracking process ends and cleans up behind it
     #[command(hide = true)]
     Guardian {
@@ -79,9 +96,8 @@ enum Command {
 
 #[derive(Args)]
 struct AttachArgs {
-    /// The process to track
-    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
-    pid: i32,
+    #[command(flatten)]
+    targets: TargetArgs,
     #[command(flatten)]
     window: WindowArgs,
     /// Return once tracking is live and go on in the background [default with -o and no --duration]
@@ -93,6 +109,9 @@ struct AttachArgs {
     /// Print the answer as one JSON object
     #[arg(long)]
     json: bool,
+    /// How upstream would get in
+    #[arg(long, hide = true, value_name = "METHOD")]
+    method: Option<String>,
     /// The collector of a background window, started by memray itself
     #[arg(long, hide = true)]
     collector: bool,
@@ -108,20 +127,7 @@ struct AttachArgs {
 }
 
 #[derive(Args)]
-#[command(
-    override_usage = "memray run [OPTIONS] [-m MODULE | -c COMMAND | FILE] [ARGS]...",
-    after_help = "\
-Examples:
-  memray run app.py --port 80   from the first line to the end; what follows the
-                                script is its own
-  memray run -m pytest tests    a module
-  memray run -c 'import numpy'  a command
-  memray run -o out.bin -f --python .venv/bin/python app.py
-
-The program's input, output, signals and exit status are its own; memray's words
-go to standard error. Exit status: the program's; 1 if it could not be tracked,
-and then it was not started; 2 usage."
-)]
+#[command(override_usage = "memray run [OPTIONS] [-m MODULE | -c COMMAND | FILE] [ARGS]...")]
 struct RunArgs {
     #[command(flatten)]
     window: WindowArgs,
@@ -141,24 +147,17 @@ struct RunArgs {
 
 #[derive(Args)]
 struct DetachArgs {
-    /// The process to stop tracking
-    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
-    pid: i32,
+    #[command(flatten)]
+    targets: TargetArgs,
+    /// How upstream would get in
+    #[arg(long, hide = true, value_name = "METHOD")]
+    method: Option<String>,
     /// Say what is done
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
 }
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  memray doctor 4242            would `memray attach 4242` work? what is in the way?
-  memray doctor                 what does this machine permit?
-  memray doctor 4242 --json     the same for scripts
-  memray doctor 4242 --repair   first put back what a memray that was killed left
-                                in 4242, or what 4242 inherited by a fork
-
-Exit status: 0 attach would work, 1 it would not, 2 usage.")]
 struct DoctorArgs {
     /// The process to look at; without it, this machine
     #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
@@ -172,13 +171,6 @@ struct DoctorArgs {
 }
 
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  memray status                 all sessions of yours; as root, everybody's
-  memray status 4242            the one on process 4242
-  memray status --json          for scripts
-
-Exit status: 0 also without any session, 1 if PID has none, 2 usage.")]
 struct StatusArgs {
     /// Only this process, whoever tracks it
     #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
@@ -214,6 +206,30 @@ struct OutputArgs {
     /// Overwrite the file if it exists
     #[arg(short, long, requires = "output")]
     force: bool,
+}
+
+#[derive(Args)]
+struct PsArgs {
+    /// Only those whose executable, script or module has this name
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct GenerateArgs {
+    #[command(subcommand)]
+    what: GenerateWhat,
+}
+
+#[derive(Subcommand)]
+enum GenerateWhat {
+    /// Prints a completion script
+    Completions { shell: clap_complete::Shell },
+    /// Writes a man page for each command into a directory
+    Man { directory: PathBuf },
 }
 
 #[derive(Args)]
@@ -345,9 +361,18 @@ struct ParseArgs {
     results: PathBuf,
 }
 
+/// All commands, each with its examples.
+fn command() -> clap::Command {
+    let with_examples = |command: clap::Command, &(name, text): &(&'static str, &'static str)| {
+        command.mut_subcommand(name, |it| it.after_help(text))
+    };
+    examples::EXAMPLES.iter().fold(Cli::command(), with_examples)
+}
+
 /// Runs the command line.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches();
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows which.
@@ -356,9 +381,11 @@ pub fn run() -> ExitCode {
         }
     };
     let outcome = match cli.command {
-        Command::Attach(args) => done(attach::attach(args)),
+        Command::Attach(args) => attach::attach(args),
         Command::Run(args) => run::run(&args),
-        Command::Detach(args) => done(attach::detach(&args)),
+        Command::Detach(args) => attach::detach(&args),
+        Command::Ps(args) => Ok(ps::ps(&args)),
+        Command::Generate(args) => done(generate::generate(&args)),
         Command::Doctor(args) => Ok(doctor::doctor(&args)),
         Command::Status(args) => status::status(&args),
         Command::Summary(args) => done(reports::summary(&args)),

@@ -24,6 +24,9 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    if args.window.verbose > 0 {
+        args.window.note_idle_flags();
+    }
     let python = interpreter(args.python.as_deref());
     let mut command = Command::new(&python);
     match (args.module, args.command) {

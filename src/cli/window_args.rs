@@ -1,5 +1,6 @@
 //! What a window records, how long, and where to: the flags that attach and run have in common.
 
+use super::say::note;
 use super::{bytes, duration};
 use clap::{ArgAction, Args};
 use std::ffi::OsString;
@@ -46,6 +47,9 @@ pub struct WindowArgs {
     /// Write the capture compressed (the default)
     #[arg(long, hide = true, conflicts_with = "no_compress")]
     pub compress_on_exit: bool,
+    /// Records are never buffered in the process
+    #[arg(long, hide = true)]
+    pub buffered_file_io: bool,
     /// Record native stacks, too: of C, C++ and Rust code that allocates
     #[arg(long)]
     pub native: bool,
@@ -61,6 +65,16 @@ pub struct WindowArgs {
 }
 
 impl WindowArgs {
+    /// Of upstream's flags that there is nothing to do for.
+    pub fn note_idle_flags(&self) {
+        if self.compress_on_exit {
+            note("--compress-on-exit changes nothing: captures are compressed as they are written");
+        }
+        if self.buffered_file_io {
+            note("--buffered-file-io changes nothing: the process writes no file");
+        }
+    }
+
     /// What the memrays of children are told, besides process, capture and time. Conditions on the target's memory are
     /// its own.
     pub fn for_children(&self) -> Vec<OsString> {

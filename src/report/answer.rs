@@ -157,7 +157,7 @@ pub fn answer_object(answer: &Answer<'_>) -> Value {
     })
 }
 
-fn trend_object(trend: Trend) -> Value {
+pub fn trend_object(trend: Trend) -> Value {
     let moving = |direction: &str, rate: Rate| {
         json!({
             "direction": direction,

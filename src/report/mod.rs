@@ -2,6 +2,7 @@
 //!
 //! - [`mod@summary`]: functions by what they hold; [`mod@leaks`]: lines by what is still live; [`mod@answer`]: that
 //!   and the verdict on a window; [`mod@parse`]: records one by one.
+//! - [`many`]: the same for several processes.
 //! - [`mod@tree`]: calls from the outermost in.
 //! - [`mod@growth`]: lines that hold more and more; [`mod@diff`]: what changed between two captures.
 //! - [`mod@stats`]: all that was ever allocated, as text and as JSON.
@@ -22,6 +23,7 @@ mod head;
 mod json;
 mod leaks;
 mod location;
+mod many;
 pub mod page;
 mod paint;
 mod parse;
@@ -33,7 +35,7 @@ pub mod transform;
 mod tree;
 
 pub use allocators::{AllocatorsOptions, allocators, allocators_object};
-pub use answer::{Answer, TargetEnd, answer, answer_object};
+pub use answer::{Answer, TargetEnd, answer, answer_object, trend_object};
 pub use checklist::{Line, Mark, checklist};
 pub use children::Children;
 pub use diff::{DiffOptions, diff, diff_object};
@@ -41,6 +43,7 @@ pub use growth::{GrowthOptions, growth, growth_object};
 pub use head::{Head, head};
 pub use json::{CaptureFacts, SCHEMA, write as write_json};
 pub use leaks::{LeaksOptions, leaks, leaks_object};
+pub use many::{ManyAnswer, Member, many_answer};
 pub use parse::parse;
 pub use stats::{Metadata, stats, stats_json};
 pub use summary::{SummaryOptions, default_rows, summary, summary_object};

@@ -4,6 +4,7 @@ use super::headroom::Shortage;
 use super::landing::Owner;
 use super::limits::Room;
 use super::output::{OutputError, error_text};
+use super::processes;
 use super::target;
 use crate::capture::WriteError;
 use crate::python;
@@ -169,7 +170,7 @@ impl Error {
 
     fn particular_fix(&self) -> Option<String> {
         match self {
-            Self::Obstacle(obstacle) => obstacle.fix(),
+            Self::Obstacle(_) => self.fixes().into_iter().next(),
             Self::NoRoom(shortage) => Some(shortage.fix.clone()),
             Self::Inject(error) => error.fix(),
             Self::Borrow(error) => error.fix(),
@@ -213,6 +214,8 @@ impl Error {
     /// All that helps in the situation that was found, the best first: [`Self::fix`], then what else there is.
     pub fn fixes(&self) -> Vec<String> {
         match self {
+            Self::Obstacle(inject::Obstacle::NoSuchProcess { pid }) => processes::advice_for_unknown(*pid)
+                .map_or_else(|| inject::Obstacle::NoSuchProcess { pid: *pid }.fixes(), |it| vec![it]),
             Self::Obstacle(obstacle) => obstacle.fixes(),
             Self::Host(_, fixes) => fixes.clone(),
             _ => self.fix().into_iter().collect(),

@@ -305,6 +305,12 @@ impl Examination {
         }
     }
 
+    /// As far as it was found.
+    pub fn python_version(&self) -> Option<String> {
+        let runtime = self.runtime.as_ref()?.as_ref().ok()?;
+        Some(runtime.version.to_string())
+    }
+
     /// Where attach would write without -o.
     pub fn capture(&mut self) -> Result<Option<Found>, Error> {
         findings::capture_place(format!("memray-{}.0.bin", self.facts.pid).into())

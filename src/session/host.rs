@@ -16,6 +16,7 @@ pub fn diagnose_host() -> Diagnosis {
     let own = Surroundings::look();
     let check = |name, result| Check { name, result };
     Diagnosis {
+        python_version: None,
         checks: vec![
             check("kernel", kernel()),
             check("/proc", proc(&own)),

@@ -11,6 +11,7 @@
 //! - [`finish`]: flag off, drained, slots back, memory withdrawn, capture closed, mark taken away.
 //! - [`repair`]: the same from outside, by the marks in the [`landing`], when the tool is dead.
 //! - [`control`]: what the collector tells others of its session while it lasts; [`status`] reads that.
+//! - [`processes`]: which Python processes there are.
 //! - [`guardian`]: the process that does so within a second of the tool's death.
 
 mod blank;
@@ -37,6 +38,7 @@ mod output;
 mod payload;
 mod place;
 mod preflight;
+mod processes;
 mod python_allocators;
 mod repair;
 mod ring_memory;
@@ -58,10 +60,11 @@ pub use host::diagnose_host;
 pub use limits::Limits;
 pub use output::{Output, OutputError};
 pub use preflight::{Check, Diagnosis, diagnose};
+pub use processes::{PythonProcess, family, pythons};
 pub use repair::{detach, repair_left_overs};
 pub use signals::{Sender, Signals};
 pub use start::Options;
-pub use status::{Listed, State, sessions};
+pub use status::{Listed, Progress, State, sessions};
 pub use window::End;
 
 pub use inject::end_by_signal;

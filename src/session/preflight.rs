@@ -98,6 +98,8 @@ pub struct Check {
 /// What doctor found.
 pub struct Diagnosis {
     pub checks: Vec<Check>,
+    /// Where it is a Python that could be looked into.
+    pub python_version: Option<String>,
 }
 
 impl Diagnosis {
@@ -164,7 +166,11 @@ pub fn diagnose(pid: i32) -> Diagnosis {
             name: check.name,
             result: (check.run)(&mut examination),
         });
-        let diagnosis = Diagnosis { checks: made.collect() };
+        let checks = made.collect();
+        let diagnosis = Diagnosis {
+            checks,
+            python_version: examination.python_version(),
+        };
         if diagnosis.obstacle().is_some() {
             Err(diagnosis)
         } else {

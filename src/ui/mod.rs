@@ -6,6 +6,6 @@ mod progress;
 mod reading;
 mod terminal;
 
-pub use progress::{Progress, ProgressState};
+pub use progress::{ManyProgress, Progress, ProgressState};
 pub use reading::Reading;
 pub use terminal::{height, is_terminal, use_color, width};

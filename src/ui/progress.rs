@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::format;
 
@@ -60,6 +60,45 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// The same with a line for each of several processes.
+pub struct ManyProgress {
+    /// None where nothing is drawn.
+    bars: Vec<ProgressBar>,
+}
+
+impl ManyProgress {
+    pub fn new(is_quiet: bool, count: usize) -> Self {
+        if is_quiet || !std::io::stderr().is_terminal() {
+            return Self { bars: Vec::new() };
+        }
+        let all = MultiProgress::new();
+        let bars = (0..count).map(|_| {
+            let bar = all.add(ProgressBar::new_spinner());
+            if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bars: bars.collect() }
+    }
+
+    pub fn is_shown(&self) -> bool {
+        !self.bars.is_empty()
+    }
+
+    pub fn update(&self, index: usize, line: &str) {
+        if let Some(bar) = self.bars.get(index) {
+            bar.set_message(line.to_owned());
+        }
+    }
+}
+
+impl Drop for ManyProgress {
+    fn drop(&mut self) {
+        self.bars.iter().for_each(ProgressBar::finish_and_clear);
     }
 }
 

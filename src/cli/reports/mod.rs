@@ -27,7 +27,9 @@ use super::failure::Failure;
 use super::say::{note, print};
 use super::{ModeArgs, OutputArgs};
 use crate::analyze::{Gatherer, LineTable, Location, Mode, Origins, Snapshot, Stacks, arena_bytes, lines, loss_causes};
-use crate::capture::{Damage, Event, FileFormat, HybridStacks, ReadError, Reader, StackIndex, without_allocators};
+use crate::capture::{
+    Damage, Event, FileFormat, HybridStacks, ReadError, Reader, Sample, StackIndex, without_allocators,
+};
 use crate::session::Output;
 use crate::{report, ui};
 use serde_json::Value;
@@ -162,6 +164,17 @@ pub fn leaks_of(path: &Path) -> Result<(LineTable, Value), Failure> {
     };
     let gathered = gather(path, wanted)?;
     Ok((line_table(&gathered), capture_object(path, &gathered.reader)))
+}
+
+/// Samples of the target's memory, and its cgroup's limit.
+pub fn samples_of(path: &Path) -> Result<(Vec<Sample>, Option<u64>), Failure> {
+    let reader = Reader::open(path).map_err(|error| unreadable(path, &error))?;
+    let appendix = reader.appendix();
+    let samples = appendix.map(|appendix| appendix.samples.clone());
+    Ok((
+        samples.unwrap_or_default(),
+        appendix.and_then(|appendix| appendix.cgroup_limit_bytes),
+    ))
 }
 
 fn line_table(gathered: &Gathered) -> LineTable {
