@@ -14,7 +14,8 @@
 //! - [`collect`]: drains the ring into the capture.
 //! - [`capture`]: the file format, its writer and its reader.
 //! - [`symbolize`]: native addresses to functions, files and lines.
-//! - [`analyze`]: pure functions from records to tables; [`report`]: tables to text; [`ui`]: the terminal.
+//! - [`analyze`]: pure functions from records to tables; [`report`]: tables to text; [`view`]: tables and keys to what
+//!   stands on a screen; [`ui`]: the terminal.
 //!
 //! Beside this crate stand `inject`, which stops, reads and changes the target and knows nothing of Python or of
 //! memray; `payload`, the freestanding code that runs in the target, built and embedded by
@@ -30,6 +31,7 @@ mod session;
 mod symbolize;
 mod ui;
 mod unwind;
+mod view;
 
 fn main() -> std::process::ExitCode {
     cli::run()

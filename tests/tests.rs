@@ -104,6 +104,8 @@ mod storm;
 mod thread_names;
 /// `tree`: calls from the outermost in, against upstream's reader.
 mod tree;
+/// `tree` on a terminal: driven by keys, read from its screen.
+mod tree_terminal;
 /// Libraries that are unloaded while hooked.
 mod unloading;
 /// Native code blocked in each system call that waits: its result and its time are what they would have been.

@@ -103,6 +103,11 @@ impl<'a, S: Stacks> Flame<'a, S> {
         (!called.is_empty()).then_some(PeakPlace { node, thread })
     }
 
+    /// The tree, once all stacks are in it.
+    pub fn into_tree(self) -> CallTree<'a> {
+        self.tree
+    }
+
     /// A snapshot's rows, those of one node and thread as one.
     pub fn rows(&mut self, snapshot: &Snapshot) -> Vec<FlameRow> {
         let mut rows: Vec<FlameRow> = Vec::new();

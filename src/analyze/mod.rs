@@ -10,7 +10,7 @@
 //!   [`lifetimes`] and [`peaks`] tell what happened in which of the [`windows`] of time; [`frame_kinds`].
 //! - [`mod@allocators`]: a snapshot as one row an allocating line and allocator, for `memray table`.
 //! - [`memory_series`]: memory over time.
-//! - [`mod@tree`]: a snapshot as a tree of calls, for `memray tree`.
+//! - [`mod@tree`]: a snapshot as a tree of calls, for `memray tree`; [`mod@weighted_calls`]: the same to walk about in.
 //! - [`growth`]: which lines hold more and more; [`mod@diff`]: two captures beside each other.
 //! - [`statistics`]: everything that was ever allocated, for `memray stats`, also by package ([`modules`]).
 //! - [`mod@trend`]: is a series of samples growing? [`mod@verdict`]: that, the time to the limit, and a reconciliation.
@@ -45,6 +45,7 @@ mod temporary;
 mod tree;
 mod trend;
 mod verdict;
+mod weighted_calls;
 mod windows;
 
 pub use age::{Clock, Moment};
@@ -69,6 +70,7 @@ pub use statistics::{Amount, Line, Statistics, Tally, histogram, largest};
 pub use tree::{STACKS_DEFAULT, Tree, TreeNode, tree};
 pub use trend::{Rate, Trend, trend};
 pub use verdict::{Basis, Evidence, Limit, Reconcile, Verdict, verdict};
+pub use weighted_calls::{WeightedCalls, weighted_calls};
 pub use windows::Windows;
 #[cfg(test)]
 pub use {heap::Young, input::testing, lines::Caller, tree::Rest};

@@ -313,7 +313,7 @@ struct TreeArgs {
     /// A capture
     #[arg(value_name = "FILE")]
     results: PathBuf,
-    /// Show this many of the largest stacks [default: 200; all with --json]
+    /// Show this many of the largest stacks [default: 200 in text, else all]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     biggest_allocs: Option<u32>,
     #[command(flatten)]

@@ -86,6 +86,11 @@ impl Place {
         Fitted { function, file_line }
     }
 
+    /// `file:line` alone.
+    pub fn file_line_in(&self, columns: usize) -> String {
+        self.fit_file_line(columns)
+    }
+
     /// The file's bare name rather than a `…` that stands for its directories alone.
     fn fit_file_line(&self, columns: usize) -> String {
         let name_width = self.name_width();

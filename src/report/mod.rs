@@ -43,6 +43,7 @@ pub use growth::{GrowthOptions, growth, growth_object};
 pub use head::{Head, head};
 pub use json::{CaptureFacts, SCHEMA, write as write_json};
 pub use leaks::{LeaksOptions, leaks, leaks_object};
+pub use location::{Place, keep_left, width as text_width};
 pub use many::{ManyAnswer, Member, many_answer};
 pub use parse::parse;
 pub use stats::{Metadata, stats, stats_json};
@@ -50,4 +51,4 @@ pub use summary::{SummaryOptions, default_rows, summary, summary_object};
 pub use tree::{TreeOptions, tree, tree_object};
 
 #[cfg(test)]
-mod snapshots;
+pub mod snapshots;

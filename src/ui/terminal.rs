@@ -1,5 +1,7 @@
 //! What the terminal is, asked once by the command line and handed to reports as plain numbers.
 
+use std::io::IsTerminal;
+
 use console::Term;
 
 /// Columns where nothing tells.
@@ -32,6 +34,20 @@ pub fn use_color() -> bool {
     let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     is_terminal() && !is_refused && !is_dumb
+}
+
+/// Whether somebody is before a terminal that can be drawn on, and that keys come from.
+pub fn can_show_screens() -> bool {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    is_terminal() && std::io::stdin().is_terminal() && !is_dumb
+}
+
+/// Columns and lines to draw on: what the terminal says alone counts.
+pub fn screen_size() -> (u16, u16) {
+    match Term::stdout().size_checked() {
+        Some((lines, columns)) if lines > 0 && columns > 0 => (columns, lines),
+        _ => (WIDTH_DEFAULT as u16, HEIGHT_DEFAULT as u16),
+    }
 }
 
 /// (lines, columns) of the terminal behind standard output or, with that in a pipe to a pager, standard error.

@@ -15,6 +15,7 @@ pub mod skip;
 pub mod snapshot;
 pub mod stranger;
 pub mod target;
+pub mod terminal;
 pub mod tool;
 pub mod upstream;
 
@@ -23,6 +24,7 @@ pub use interpreters::Interpreter;
 pub use skip::{skip, skip_optional};
 pub use stranger::Stranger;
 pub use target::Target;
+pub use terminal::Terminal;
 pub use tool::{Output, Tool};
 
 use std::path::{Path, PathBuf};

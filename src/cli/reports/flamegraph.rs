@@ -206,7 +206,7 @@ fn write(
     )
 }
 
-fn thread_name(reader: &Reader, tid: u64) -> String {
+pub fn thread_name(reader: &Reader, tid: u64) -> String {
     match reader.thread_name(tid).filter(|name| !name.is_empty()) {
         Some(name) => format!("thread {tid} ({name})"),
         None => format!("thread {tid}"),

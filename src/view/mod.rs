@@ -1,0 +1,11 @@
+//! Screens: a state, what a key makes of it, and how it is drawn. All of it pure: no terminal, no clock, no file.
+//!
+//! - [`mod@tree`]: walking about in a tree of calls, for `memray tree`; [`tree_screen`] draws it.
+//! - [`canvas`]: text, colour and parts of a screen.
+
+mod canvas;
+mod tree;
+mod tree_screen;
+
+pub use tree::{Step, TreeView};
+pub use tree_screen::{SourceLines, TreeFacts, draw_tree};
