@@ -54,6 +54,8 @@ mod inputs;
 mod killed;
 /// What is different in a process after detach.
 mod leftovers;
+/// `attach --live`: what lives while it lives, driven by keys and read from the screen.
+mod live;
 /// What a capture lacks: counted by cause, at the head of every report, and never called a leak.
 mod losses;
 /// Several processes at once, and the list of those that there are.

@@ -1,6 +1,7 @@
 //! `memray attach`, `memray detach` and the hidden guardian.
 
 use super::failure::Failure;
+use super::live::Live;
 use super::many;
 use super::reports::leaks_of;
 use super::run::look_at;
@@ -20,6 +21,10 @@ use std::time::Duration;
 pub fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
     match args.targets.only() {
         Some(pid) => attach_one(args, pid).map(|()| ExitCode::SUCCESS),
+        None if args.live => Err(Failure::new(
+            "--live shows one process".to_owned(),
+            Some("memray attach PID --live".to_owned()),
+        )),
         None => many::attach_many(&args, &args.targets.resolve()?),
     }
 }
@@ -34,6 +39,8 @@ fn attach_one(args: AttachArgs, pid: i32) -> Result<(), Failure> {
     let in_background = args.collector
         || args.background
         || (args.window.output.is_some() && args.window.duration.is_none() && !args.foreground);
+    let in_background = in_background && !args.live;
+    let is_live = is_live(&args)?;
     if in_background && !args.collector {
         return start_collector();
     }
@@ -74,6 +81,7 @@ fn attach_one(args: AttachArgs, pid: i32) -> Result<(), Failure> {
         native: args.window.native,
         debuginfod: args.window.debuginfod,
         trace_python_allocators: args.window.trace_python_allocators,
+        live: is_live,
     };
     let mut session = Session::start(&options).map_err(failed)?;
     for note_text in session.notes() {
@@ -107,8 +115,17 @@ fn attach_one(args: AttachArgs, pid: i32) -> Result<(), Failure> {
             session.path().display()
         ));
     }
+    let watched = match is_live.then(|| Live::open(&session, pid)) {
+        None => None,
+        Some(Ok(live)) => Some(live.run(&mut session, &signals)),
+        Some(Err(failure)) => {
+            // Nobody would see the window.
+            let _ = session.finish(End::Signal(Signal::SIGHUP), false);
+            return Err(failure);
+        }
+    };
     let progress = ui::Progress::new(args.window.quiet || args.collector);
-    let end = session.run(&signals, |state| progress.update(state));
+    let end = watched.unwrap_or_else(|| session.run(&signals, |state| progress.update(state)));
     progress.say("detaching");
     let mut ended = session.finish(end, true).map_err(|error| {
         Failure::new(
@@ -173,6 +190,19 @@ fn say_written(ended: &Ended) {
         note(format_args!("wrote {}; {lost}", ended.path.display()));
         note(look_at(&ended.path));
     }
+}
+
+/// Whether the window is watched: where that is asked for, or nothing is but to attach, from a terminal.
+fn is_live(args: &AttachArgs) -> Result<bool, Failure> {
+    if args.live && !ui::can_show_screens() {
+        return Err(Failure::new(
+            "cannot show what lives: there is no terminal to draw on and take keys from".to_owned(),
+            Some("attach without --live".to_owned()),
+        ));
+    }
+    let has_a_plan = args.window.output.is_some() || args.window.duration.is_some() || args.foreground || args.background;
+    let is_plain = !has_a_plan && !args.collector && !args.json && !args.window.quiet;
+    Ok(args.live || (is_plain && ui::can_show_screens()))
 }
 
 /// How the answer is printed.

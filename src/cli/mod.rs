@@ -8,6 +8,7 @@ mod examples;
 mod failure;
 mod file_args;
 mod generate;
+mod live;
 mod many;
 mod ps;
 mod reports;
@@ -106,6 +107,9 @@ struct AttachArgs {
     /// Stay until the window ends and print the answer
     #[arg(long)]
     foreground: bool,
+    /// Show what lives while it does [default on a terminal without -o and --duration]
+    #[arg(long, conflicts_with_all = ["background", "foreground", "collector", "json"])]
+    live: bool,
     /// Print the answer as one JSON object
     #[arg(long)]
     json: bool,

@@ -2,13 +2,14 @@
 
 use super::definitions::{Assembly, Defined, Definitions};
 use super::lines_seen::LinesSeen;
+use super::live_places::LivePlaces;
 use super::native_stacks::{NO_FRAME, NativeStacks};
 use super::ranges::{Origin, Range, Ranges};
 use super::recorder::Recorder;
 use super::ring::{Next, RawRecord, RingReader};
 use super::threads;
 use crate::analyze::{Clock, Moment};
-use crate::capture::{Frame, Losses};
+use crate::capture::{Appendix, Frame, Header, Image, Losses, MemorySnapshot};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::atomic::Ordering;
 use wire::Allocator;
@@ -61,6 +62,7 @@ pub struct Counters {
 #[derive(Clone, Copy)]
 struct Block {
     bytes: u64,
+    /// Where live places are kept: the number of its place, which stands for the stack.
     stack: u32,
     /// The thread whose realloc of it has begun and has not told its outcome yet: freed, or still there. [`NOBODY`]
     /// where there is none.
@@ -120,6 +122,8 @@ pub struct Collector {
     definitions: Definitions,
     native: NativeStacks,
     lines: LinesSeen,
+    /// Where somebody watches.
+    live_places: Option<LivePlaces>,
     assembly: Option<Assembly>,
     /// Indexed like the tracee's thread table; number 0 stands for an entry not heard of yet.
     threads: Vec<Thread>,
@@ -176,6 +180,7 @@ impl Collector {
             definitions: Definitions::default(),
             native: NativeStacks::default(),
             lines: LinesSeen::default(),
+            live_places: None,
             assembly: None,
             threads: std::iter::repeat_with(Thread::default).take(THREAD_ENTRIES).collect(),
             threads_count: MAIN_THREAD,
@@ -197,7 +202,8 @@ impl Collector {
             Recorder::Stream(_) => LIVE_MAX,
             Recorder::Aggregate(_) => LIVE_MAX / 2,
         };
-        let definitions_count = self.definitions.count() + self.native.count();
+        let places_count = self.live_places.as_ref().map_or(0, LivePlaces::count) as u64;
+        let definitions_count = self.definitions.count() + self.native.count() + places_count;
         self.live.len() + self.ranges.len() >= live_max || definitions_count >= DEFINITIONS_MAX
     }
 
@@ -240,6 +246,46 @@ impl Collector {
         self.recorder.memory(rss_bytes, time_ms);
     }
 
+    /// Keeps what lives by thread and stack, for [`Self::live_image`]. Before the first record.
+    pub fn keep_live_places(&mut self, header: Header) {
+        self.live_places = Some(LivePlaces::new(header));
+    }
+
+    /// What lives now, as a capture of places by thread; `None` where that is not kept.
+    pub fn live_image(&mut self, snapshots: Vec<MemorySnapshot>, appendix: Appendix) -> Option<Image> {
+        let live = self.live_places.as_mut()?;
+        let known = self.threads.iter().filter(|thread| thread.number != 0);
+        for thread in known {
+            live.writer().thread_name(thread.number, &thread.name.name);
+        }
+        let mappings = self.ranges.iter().map(|(bytes, origin)| (origin.stack, bytes));
+        Some(live.image(mappings, snapshots, appendix))
+    }
+
+    /// What a block or mapping is noted to come from: its stack or, where somebody watches, its place.
+    fn place(&mut self, thread: u64, stack: u32) -> u32 {
+        match &mut self.live_places {
+            Some(live) => live.number(thread, stack),
+            None => stack,
+        }
+    }
+
+    /// Undoes [`Self::place`].
+    fn stack_of(&self, place: u32) -> u32 {
+        match &self.live_places {
+            Some(live) => live.stack(place),
+            None => place,
+        }
+    }
+
+    /// A block lives no more.
+    fn let_go(&mut self, block: &Block) {
+        self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(block.bytes);
+        if let Some(live) = &mut self.live_places {
+            live.remove(block.stack, block.bytes);
+        }
+    }
+
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -259,10 +305,10 @@ impl Collector {
             }
         };
         for block in self.live.values() {
-            add(block.stack, 0, block.bytes, block.born);
+            add(self.stack_of(block.stack), 0, block.bytes, block.born);
         }
         for (bytes, origin) in self.ranges.iter() {
-            add(origin.stack, bytes, bytes, origin.born);
+            add(self.stack_of(origin.stack), bytes, bytes, origin.born);
         }
         sums.into_values().collect()
     }
@@ -389,6 +435,9 @@ impl Collector {
                 if let Some((number, python)) = self.definitions.define_pair(first, second) {
                     let native = self.native.leaf(third).unwrap_or(NO_FRAME);
                     self.recorder.define_pair(number, python, native);
+                    if let Some(live) = &mut self.live_places {
+                        live.writer().define_alias(number, python);
+                    }
                 }
             }
             Kind::Stack | Kind::Code | Kind::NativeStack => {
@@ -423,6 +472,11 @@ impl Collector {
                 self.lines.code(number, &code);
                 self.recorder
                     .code_object(number, &code.name, &code.filename, code.firstlineno, &code.linetable);
+                if let Some(live) = &mut self.live_places {
+                    let (name, filename) = (&code.name, &code.filename);
+                    live.writer()
+                        .code_object(number, name, filename, code.firstlineno, &code.linetable);
+                }
             }
             Defined::Stack(number, frames) => {
                 self.lines.stack(&frames);
@@ -435,6 +489,9 @@ impl Collector {
                     })
                     .collect();
                 self.recorder.define_stack(number, &frames);
+                if let Some(live) = &mut self.live_places {
+                    live.writer().define_stack(number, &frames);
+                }
             }
             Defined::Nothing => {}
             Defined::Corrupt => self.counters.corrupt += 1,
@@ -537,18 +594,19 @@ impl Collector {
             return;
         }
         let number = self.thread(index).number;
+        let place = self.place(number, stack);
         if let Some(old) = self.live.insert(
             address,
             Block {
                 bytes,
-                stack,
+                stack: place,
                 realloc_by: NOBODY,
                 born: self.clock.now(),
             },
         ) {
             // A realloc in another thread has freed it and not said so yet; or its free was lost, and upstream's
             // readers would count the old block for ever.
-            self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(old.bytes);
+            self.let_go(&old);
             self.counters.implied_frees += u64::from(old.realloc_by == NOBODY);
             let freed_by = match old.realloc_by {
                 NOBODY => number,
@@ -557,6 +615,9 @@ impl Collector {
             self.recorder.deallocation(freed_by, address, Allocator::Free);
         }
         self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
+        if let Some(live) = &mut self.live_places {
+            live.add(place, bytes);
+        }
         self.recorder.allocation(number, address, bytes, allocator, stack);
     }
 
@@ -565,7 +626,7 @@ impl Collector {
         self.counters.frees += 1;
         self.recorder.deallocation(number, address, allocator);
         match self.live.remove(&address) {
-            Some(block) => self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(block.bytes),
+            Some(block) => self.let_go(&block),
             None => self.count_old_free(usable_bytes),
         }
     }
@@ -627,7 +688,7 @@ impl Collector {
             self.recorder.unmap(number, piece.start, piece.bytes);
         }
         let origin = Origin {
-            stack,
+            stack: self.place(number, stack),
             born: self.clock.now(),
         };
         self.ranges.insert(Range { start: address, bytes }, origin);

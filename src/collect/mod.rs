@@ -15,6 +15,7 @@ mod definitions;
 #[cfg(test)]
 mod hostile_tests;
 mod lines_seen;
+mod live_places;
 mod native_stacks;
 mod native_tables;
 mod ranges;

@@ -102,7 +102,7 @@ impl Checkpoint {
     }
 
     /// Waits for the image that is being written.
-    fn wait(&mut self) -> Result<(), WriteError> {
+    pub fn wait(&mut self) -> Result<(), WriteError> {
         let Some(worker) = self.worker.take() else {
             return Ok(());
         };

@@ -6,6 +6,7 @@
 //!   [`native_symbols`] names them, [`source_lines`] takes the lines behind all names, at the end.
 //! - [`mod@held`]: a program that is started for a window, and waits at its first line until that is open.
 //! - [`window`]: drain, sample, hook what is loaded, until something ends it.
+//! - [`live`]: what somebody who watches is told.
 //! - [`checkpoint`]: an aggregated capture, replaced as a whole. [`limits`]: when a window ends by itself.
 //! - [`follow`]: children, each with a memray of its own.
 //! - [`finish`]: flag off, drained, slots back, memory withdrawn, capture closed, mark taken away.
@@ -31,6 +32,7 @@ mod host;
 mod journal;
 mod landing;
 mod limits;
+mod live;
 mod lock;
 mod native;
 mod native_symbols;
@@ -58,6 +60,7 @@ pub use follow::{Family, FollowOptions};
 pub use held::{HoldError, hold};
 pub use host::diagnose_host;
 pub use limits::Limits;
+pub use live::SourceReader;
 pub use output::{Output, OutputError};
 pub use preflight::{Check, Diagnosis, diagnose};
 pub use processes::{PythonProcess, family, pythons};

@@ -55,6 +55,8 @@ pub struct Options {
     pub debuginfod: bool,
     /// Also follow Python's own allocators.
     pub trace_python_allocators: bool,
+    /// What lives is kept by thread and stack, for somebody who watches.
+    pub live: bool,
     /// Children, too.
     pub follow: Option<FollowOptions>,
 }
@@ -169,6 +171,7 @@ impl Survey {
             let until = options.duration.map(|duration| Instant::now() + duration);
             Follow::new(options.pid, wanted, &output.path, output.keeps_nothing(), until)
         });
+        let live_header = options.live.then(|| self.header(options, attached_ms));
         landing.set_flag(&self.process, FLAG_ON)?;
         // From here on the session mark tells others.
         drop(self.lock);
@@ -213,6 +216,9 @@ impl Survey {
             notes: self.notes,
             warnings: Vec::new(),
         };
+        if let Some(header) = live_header {
+            session.collector.keep_live_places(header);
+        }
         session.sample();
         session.sample_rss();
         session.tell_others();

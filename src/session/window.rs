@@ -107,6 +107,18 @@ impl Timer {
 impl Session {
     /// Tracks until the window ends; tells `report` how it goes ten times a second.
     pub fn run(&mut self, signals: &Signals, mut report: impl FnMut(&ProgressState)) -> End {
+        self.run_with(signals, |_, state| {
+            report(state);
+            None
+        })
+    }
+
+    /// The same for one that may look at the session, and end it.
+    pub fn run_with(
+        &mut self,
+        signals: &Signals,
+        mut report: impl FnMut(&mut Self, &ProgressState) -> Option<End>,
+    ) -> End {
         let deadline = self.duration.map(|duration| self.live_since + duration);
         let mut rss = Timer::new(RSS_EVERY);
         let mut sample = Timer::new(SAMPLE_EVERY);
@@ -167,7 +179,10 @@ impl Session {
                 }
                 self.keep_guarded();
                 self.sample();
-                report(&self.progress(now));
+                let state = self.progress(now);
+                if let Some(end) = report(self, &state) {
+                    return end;
+                }
             }
             if flush.is_due(now) {
                 if self.collector.recorder().flush().is_err() {
@@ -233,7 +248,7 @@ impl Session {
     }
 
     /// Replaces an aggregated capture by what is known now.
-    fn save(&mut self) -> Result<(), WriteError> {
+    pub(super) fn save(&mut self) -> Result<(), WriteError> {
         if self.checkpoint.is_none() {
             return Ok(());
         }

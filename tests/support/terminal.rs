@@ -1,7 +1,9 @@
 //! A program before a real terminal: a pseudo-terminal of its own, what is typed into it, and what stands on its screen.
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::pty::{Winsize, openpty};
+use nix::pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::stat::Mode;
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -62,8 +64,17 @@ impl Terminal {
     }
 
     pub fn start(mut command: Command, lines: u16, columns: u16) -> Self {
-        let pty = openpty(Some(&winsize(lines, columns)), None).expect("a pseudo-terminal");
-        let stream = || pty.slave.try_clone().expect("another descriptor");
+        // Closed in programs that other tests start meanwhile, which would keep it from being hung up.
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let master = posix_openpt(flags).expect("a pseudo-terminal");
+        grantpt(&master)
+            .and_then(|()| unlockpt(&master))
+            .expect("its other end");
+        let name = ptsname_r(&master).expect("its name");
+        let slave = nix::fcntl::open(name.as_str(), flags, Mode::empty()).expect("open its other end");
+        // SAFETY: as in `resize`.
+        unsafe { set_size(master.as_raw_fd(), &winsize(lines, columns)) }.expect("its size");
+        let stream = || slave.try_clone().expect("another descriptor");
         command.env_remove("COLUMNS").env_remove("LINES");
         command.stdin(stream()).stdout(stream()).stderr(stream());
         // SAFETY: between fork and exec only two system calls are made.
@@ -81,7 +92,7 @@ impl Terminal {
             .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
         drop(command);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(count(lines), count(columns), 0)));
-        let master = File::from(pty.master);
+        let master = File::from(OwnedFd::from(master));
         let is_over = Arc::new(AtomicBool::new(false));
         let (mut output, shared, is_told) = (
             master.try_clone().expect("another descriptor"),
@@ -105,7 +116,7 @@ impl Terminal {
         Self {
             child,
             master: Some(master),
-            slave: Some(pty.slave),
+            slave: Some(slave),
             screen,
             reader: Some(reader),
             is_over,
@@ -194,6 +205,11 @@ impl Terminal {
 
     pub fn wait_for_text(&mut self, text: &str) -> String {
         self.wait_for(text, |_, screen| screen.contains(text))
+    }
+
+    /// The same for what a program that has ended left behind.
+    pub fn wait_ended_text(&self, text: &str) {
+        super::eventually(text, DEADLINE, || self.text().contains(text).then_some(()));
     }
 
     /// Waits for the program's end.
