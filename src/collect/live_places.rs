@@ -122,18 +122,20 @@ mod tests {
     use crate::analyze::{Gatherer, Mode};
     use crate::capture::Reader;
     use crate::collect::aggregator_tests::header;
+    use std::io::Seek;
 
     /// (thread, bytes, blocks) of what an image holds, as a report would read it.
     fn read(image: &Image) -> Vec<(u64, u64, u64)> {
         let file = nix::sys::memfd::memfd_create(c"image", nix::sys::memfd::MFdFlags::empty()).expect("a memfd");
-        let file = std::fs::File::from(file);
+        let mut file = std::fs::File::from(file);
         image
             .write(file.try_clone().expect("another descriptor"), false)
             .expect("written");
+        file.rewind().expect("a file");
         let mut reader = Reader::of_file(file).expect("a capture");
         let mut gatherer = Gatherer::new(Mode::Leaks, true);
         reader.for_each_batch(|events| gatherer.apply_all(events));
-        assert!(reader.is_complete() && reader.damage().is_none());
+        assert_eq!(reader.damage(), None);
         let snapshot = gatherer.snapshot(None);
         let mut rows: Vec<_> = (snapshot.rows.iter())
             .map(|row| (row.tid, row.bytes, row.allocations))
