@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::bounded;
 use super::token::SKIPPABLE_MAGIC;
 
 /// Version of the fields below. Unknown fields are ignored and missing ones have defaults, so it changes only
@@ -19,6 +20,10 @@ pub const APPENDIX_VERSION: u32 = 1;
 
 /// Longest JSON that is written or read, in bytes.
 pub const APPENDIX_BYTES_MAX: usize = 256 << 20;
+
+/// What lists and maps of one that is read may take, texts aside: what is behind is left out. Lines of source code are the
+/// last of them.
+const COLLECTIONS_BYTES_MAX: usize = 15 << 20;
 
 const MARK: [u8; 8] = *b"memrayAX";
 /// Skippable magic and length, mark, version.
@@ -36,12 +41,14 @@ pub struct Appendix {
     pub old_frees: OldFrees,
     /// In a file of places: of each place in their order what of it is young, bytes and blocks. `None` where ages are
     /// not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "bounded::optional_list")]
     pub young: Option<Vec<(u64, u64)>>,
     /// In order of time.
+    #[serde(deserialize_with = "bounded::list")]
     pub samples: Vec<Sample>,
     pub cgroup_limit_bytes: Option<u64>,
     /// How long each stop of a thread of the target took, in microseconds.
+    #[serde(deserialize_with = "bounded::list")]
     pub pause_us: Vec<u64>,
     /// Milliseconds since the epoch.
     pub attached_ms: i64,
@@ -58,12 +65,16 @@ pub struct Appendix {
     pub native: Option<NativeSymbols>,
     /// Threads: number in the records, kernel id as the target sees it, last name. Of several that one after another
     /// took the same place the last.
+    #[serde(deserialize_with = "bounded::list")]
     pub threads: Vec<(u64, u32, String)>,
     /// Children that were followed, and their captures.
+    #[serde(deserialize_with = "bounded::list")]
     pub children: Vec<(i32, String)>,
     /// Qualified names of code objects, by code id.
+    #[serde(deserialize_with = "bounded::optional_map")]
     pub qualnames: Option<BTreeMap<u64, String>>,
     /// Lines of source code, by file as frames name it.
+    #[serde(deserialize_with = "bounded::map")]
     pub sources: BTreeMap<String, SourceFile>,
 }
 
@@ -75,6 +86,7 @@ pub struct SourceFile {
     /// It was written after the process was started, which may run what stood there before.
     pub is_newer: bool,
     /// By number, from 1.
+    #[serde(deserialize_with = "bounded::map")]
     pub lines: BTreeMap<u32, String>,
 }
 
@@ -83,13 +95,17 @@ pub struct SourceFile {
 #[serde(default)]
 pub struct NativeSymbols {
     /// Functions and files, each once. An empty function is an unknown one.
+    #[serde(deserialize_with = "bounded::list")]
     pub names: Vec<String>,
     /// What an address is in, functions that were inlined there included, innermost first: numbers of function and file
     /// among the names, and line.
+    #[serde(deserialize_with = "bounded::lists")]
     pub places: Vec<Vec<[u32; 3]>>,
     /// Of each place in their order: number of its module's path among the names.
+    #[serde(deserialize_with = "bounded::list")]
     pub modules: Vec<u32>,
     /// Of each native frame of the capture in its order: number of its place, from 1, or 0 where nothing is known.
+    #[serde(deserialize_with = "bounded::list")]
     pub frames: Vec<u32>,
 }
 
@@ -189,5 +205,96 @@ pub fn decode(frame: &[u8]) -> Option<Appendix> {
     if !framed || frame_bytes(back)? != frame.len() || version != APPENDIX_VERSION {
         return None;
     }
-    serde_json::from_slice(json).ok()
+    bounded::within(COLLECTIONS_BYTES_MAX, || serde_json::from_slice(json)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(json: &str) -> Appendix {
+        let payload_bytes = (json.len() + 12 + BACK_BYTES) as u32;
+        let length = payload_bytes.to_le_bytes();
+        let version = APPENDIX_VERSION.to_le_bytes();
+        let frame = [
+            &SKIPPABLE_MAGIC[..],
+            &length,
+            &MARK,
+            &version,
+            json.as_bytes(),
+            &length,
+            &MARK,
+        ]
+        .concat();
+        decode(&frame).unwrap_or_else(|| panic!("not read: {}", &json[..60.min(json.len())]))
+    }
+
+    /// What its lists and maps take at least.
+    fn collections_bytes(appendix: &Appendix) -> usize {
+        fn list<T>(list: &Vec<T>) -> usize {
+            list.capacity() * size_of::<T>()
+        }
+        fn map<K, V>(map: &BTreeMap<K, V>) -> usize {
+            map.len() * (size_of::<K>() + size_of::<V>())
+        }
+        let native = appendix.native.clone().unwrap_or_default();
+        let lines: usize = appendix.sources.values().map(|file| map(&file.lines)).sum();
+        let places: usize = native.places.iter().map(list).sum();
+        list(&appendix.samples)
+            + list(&appendix.pause_us)
+            + list(&appendix.threads)
+            + list(&appendix.children)
+            + appendix.young.as_ref().map_or(0, list)
+            + appendix.qualnames.as_ref().map_or(0, map)
+            + map(&appendix.sources)
+            + lines
+            + list(&native.names)
+            + list(&native.places)
+            + places
+            + list(&native.modules)
+            + list(&native.frames)
+    }
+
+    #[test]
+    fn however_little_an_element_takes_in_a_file_lists_are_bounded_in_memory() {
+        const COUNT: usize = 3_000_000;
+        let list = |element: &str| format!("[{}{element}]", format!("{element},").repeat(COUNT / element.len()));
+        let keys = |value: &str| {
+            let entries: Vec<String> = (1..COUNT / 12).map(|key| format!("\"{key}\":{value}")).collect();
+            format!("{{{}}}", entries.join(","))
+        };
+        for (json, is_read) in [
+            (format!(r#"{{"samples":{},"tool":"x"}}"#, list("{}")), true),
+            (format!(r#"{{"children":{},"tool":"x"}}"#, list(r#"[1,""]"#)), true),
+            (format!(r#"{{"threads":{},"tool":"x"}}"#, list(r#"[1,1,""]"#)), true),
+            (format!(r#"{{"young":{},"tool":"x"}}"#, list("[0,0]")), true),
+            (format!(r#"{{"native":{{"places":{}}},"tool":"x"}}"#, list("[]")), true),
+            (
+                format!(r#"{{"native":{{"places":{}}},"tool":"x"}}"#, list("[[0,0,0]]")),
+                true,
+            ),
+            (
+                format!(r#"{{"native":{{"names":{}}},"tool":"x"}}"#, list(r#""""#)),
+                true,
+            ),
+            (format!(r#"{{"qualnames":{},"tool":"x"}}"#, keys(r#""""#)), true),
+            (format!(r#"{{"sources":{},"tool":"x"}}"#, keys("{}")), true),
+            (
+                format!(r#"{{"sources":{},"tool":"x"}}"#, keys(r#"{"lines":{"1":""}}"#)),
+                true,
+            ),
+            (r#"{"tool":"x"}"#.to_owned(), false),
+        ] {
+            let appendix = decoded(&json);
+            let bytes = collections_bytes(&appendix);
+            assert!(
+                bytes <= COLLECTIONS_BYTES_MAX,
+                "{bytes} of {}",
+                &json[..40.min(json.len())]
+            );
+            assert_eq!(bytes > 1 << 20, is_read, "{}", &json[..40.min(json.len())]);
+            // What is behind is read all the same.
+            assert_eq!(appendix.tool, "x");
+        }
+    }
 }

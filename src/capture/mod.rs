@@ -9,7 +9,8 @@
 //! - [`reader`]: the same records as events with stacks, for analysis; [`lines`] turns offsets into lines.
 //!   [`ahead`] does it on a thread of its own; [`runs`] decodes the records there are most of.
 //! - [`hybrid`]: native and Python frames in one stack.
-//! - [`appendix`]: what upstream's format has no place for, behind the end that upstream's reader sees.
+//! - [`appendix`]: what upstream's format has no place for, behind the end that upstream's reader sees; its lists are
+//!   [`bounded`].
 //!
 //! All integers are little-endian and only 64-bit files are read and written: upstream stores host words and
 //! marks neither width nor byte order. A reader trusts nothing: every length is bounded, every index checked,
@@ -18,6 +19,7 @@
 mod aggregated;
 mod ahead;
 mod appendix;
+mod bounded;
 mod error;
 mod fields;
 mod frames;
