@@ -55,7 +55,7 @@ impl GrowthTable {
     }
 }
 
-/// Takes in events one by one.
+/// Takes in events.
 #[derive(Debug, Default)]
 pub struct History {
     heap: Heap,
@@ -66,12 +66,16 @@ pub struct History {
 }
 
 impl History {
-    pub fn apply(&mut self, event: &Event) {
-        self.heap.apply(event);
-        if matches!(event, Event::Memory { .. }) {
-            self.slice_ms = self.slice_ms.max(SLICE_MS_MIN);
-            while self.heap.elapsed_ms() / self.slice_ms > self.slices_count as u64 {
-                self.end_slice();
+    /// Takes in several events.
+    pub fn apply_all(&mut self, events: &[Event]) {
+        // Time passes with samples of memory alone; what comes between two of them is taken in at once.
+        for events in events.chunk_by(|before, _| !matches!(before, Event::Memory { .. })) {
+            self.heap.apply_all(events);
+            if matches!(events.last(), Some(Event::Memory { .. })) {
+                self.slice_ms = self.slice_ms.max(SLICE_MS_MIN);
+                while self.heap.elapsed_ms() / self.slice_ms > self.slices_count as u64 {
+                    self.end_slice();
+                }
             }
         }
     }
@@ -207,9 +211,9 @@ mod tests {
     fn table(window_ms: i64, held: impl Fn(i64, u32) -> u64) -> GrowthTable {
         let mut history = History::default();
         for tick in 0..=window_ms / 10 {
-            history.apply(&time(1_700_000_000_000 + tick * 10));
+            history.apply_all(&[time(1_700_000_000_000 + tick * 10)]);
             for stack in 0..3 {
-                history.apply(&malloc(u64::from(stack + 1) * 16, held(tick * 10, stack), stack));
+                history.apply_all(&[malloc(u64::from(stack + 1) * 16, held(tick * 10, stack), stack)]);
             }
         }
         let stacks = FakeStacks::new(&[&[("a", "a.py", 1)], &[("b", "b.py", 2)], &[("c", "c.py", 3)]]);
@@ -279,9 +283,9 @@ mod tests {
     fn a_line_of_the_last_moment_has_a_series_too() {
         let mut history = History::default();
         for tick in 0..200 {
-            history.apply(&time(tick * 10));
+            history.apply_all(&[time(tick * 10)]);
         }
-        history.apply(&malloc(16, 100, 0));
+        history.apply_all(&[malloc(16, 100, 0)]);
         let found = history.finish(&FakeStacks::new(&[&[("a", "a.py", 1)]]), &Origins::default(), None);
         let [row] = &found.rows[..] else { panic!("{found:?}") };
         assert!(!found.is_too_short && !row.is_growing);
@@ -301,8 +305,8 @@ mod tests {
         assert!(table(900, |ms, _| ms as u64).growing().is_empty());
         let mut history = History::default();
         for time_ms in [0, i64::MAX, i64::MIN, 5] {
-            history.apply(&time(time_ms));
-            history.apply(&malloc(16, 100, 0));
+            history.apply_all(&[time(time_ms)]);
+            history.apply_all(&[malloc(16, 100, 0)]);
         }
         let found = history.finish(&FakeStacks::new(&[]), &Origins::default(), None);
         assert_eq!((found.rows.len(), found.growing().len()), (1, 0));

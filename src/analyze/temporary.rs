@@ -3,12 +3,15 @@
 //! Upstream's definition, made exact: a block that another thread has freed, and whose address somebody else has
 //! got since, is not taken for the one that is freed now.
 
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+
 use rustc_hash::FxHashMap;
 use wire::Allocator;
 
 use super::heap::{Snapshot, row};
 use super::high_water::Places;
-use super::input::Event;
+use super::input::{Event, StackIndex};
 use super::live_memory::BLOCK_BYTES_MAX;
 use super::ranges::Change;
 
@@ -19,10 +22,22 @@ struct Fresh {
     /// The how manieth allocation of its thread it was.
     number: u64,
     bytes: u64,
-    place: u32,
+    stack: StackIndex,
+    allocator: u8,
 }
 
-/// Follows events one by one; O(1) each, in memory for what lives.
+/// Up to here blocks that are no longer fresh are forgotten at once, so that those that are stay few and near.
+const FORGETTING_OTHERS_MAX: u64 = 1 << 10;
+
+/// What one thread has allocated.
+#[derive(Debug, Default)]
+struct Thread {
+    count: u64,
+    /// Its last allocations, as many as may still turn out to have been temporary: address, and whether it is a range.
+    latest: VecDeque<(u64, bool)>,
+}
+
+/// Follows events one by one; O(1) each, in memory for what is fresh; where that may be long, for what lives.
 #[derive(Debug)]
 pub struct Temporary {
     /// A block that lived through more allocations of its thread was not temporary.
@@ -32,8 +47,7 @@ pub struct Temporary {
     blocks: FxHashMap<u64, Fresh>,
     /// Mapped ranges by where they start; one that is unmapped in part is none of these.
     ranges: FxHashMap<u64, Fresh>,
-    /// How many allocations each thread has made.
-    counts: FxHashMap<u64, u64>,
+    threads: FxHashMap<u64, Thread>,
 }
 
 impl Temporary {
@@ -44,7 +58,7 @@ impl Temporary {
             places: Places::default(),
             blocks: FxHashMap::default(),
             ranges: FxHashMap::default(),
-            counts: FxHashMap::default(),
+            threads: FxHashMap::default(),
         }
     }
 
@@ -58,20 +72,32 @@ impl Temporary {
                 stack,
                 ..
             } => {
-                let place = if self.tells_threads_apart {
-                    self.places.id_of_thread(tid, stack, allocator, 0)
-                } else {
-                    self.places.id(tid, stack, allocator)
-                };
-                let count = self.counts.entry(tid).or_default();
-                *count += 1;
+                let thread = self.threads.entry(tid).or_default();
+                thread.count += 1;
+                let number = thread.count;
+                let is_range = allocator == Allocator::Mmap as u8;
                 let fresh = Fresh {
                     tid,
-                    number: *count,
+                    number,
                     bytes: size.min(BLOCK_BYTES_MAX),
-                    place,
+                    stack,
+                    allocator,
                 };
-                let is_range = allocator == Allocator::Mmap as u8;
+                if self.others_max <= FORGETTING_OTHERS_MAX {
+                    thread.latest.push_back((address, is_range));
+                    if thread.latest.len() as u64 > self.others_max + 1
+                        && let Some((address, is_range)) = thread.latest.pop_front()
+                    {
+                        let live = if is_range { &mut self.ranges } else { &mut self.blocks };
+                        let last = number - self.others_max - 1;
+                        // Somebody else's, or a later one, is not meant.
+                        if let Entry::Occupied(known) = live.entry(address)
+                            && (known.get().tid, known.get().number) == (tid, last)
+                        {
+                            known.remove();
+                        }
+                    }
+                }
                 let live = if is_range { &mut self.ranges } else { &mut self.blocks };
                 live.insert(address, fresh);
             }
@@ -92,10 +118,16 @@ impl Temporary {
     }
 
     fn end(&mut self, tid: u64, fresh: Fresh) {
-        let count = self.counts.get(&tid).copied().unwrap_or(0);
+        let count = self.threads.get(&tid).map_or(0, |thread| thread.count);
         if fresh.tid == tid && count - fresh.number <= self.others_max {
+            let (stack, allocator) = (fresh.stack, fresh.allocator);
+            let place = if self.tells_threads_apart {
+                self.places.id_of_thread(tid, stack, allocator, 0)
+            } else {
+                self.places.id(tid, stack, allocator)
+            };
             self.places.change(Change {
-                location: fresh.place,
+                location: place,
                 bytes: fresh.bytes as i64,
                 blocks: 1,
             });

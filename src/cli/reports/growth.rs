@@ -1,10 +1,11 @@
 //! `memray growth`.
 
 use super::{
-    capture_object, deliver, max_rows, not_printed, origins, read, unreadable, warn_of_damage, warn_of_gaps, write_head,
+    Gathered, WithoutAllocators, capture_object, deliver, max_rows, no_native_stacks, not_printed, origins, read,
+    unreadable, warn_of_damage, warn_of_gaps, write_head,
 };
-use crate::analyze::{History, Trend, arena_bytes, trend};
-use crate::capture::{FileFormat, Reader};
+use crate::analyze::{History, Snapshot, Trend, arena_bytes, trend};
+use crate::capture::{FileFormat, HybridStacks, Reader};
 use crate::cli::GrowthArgs;
 use crate::cli::failure::Failure;
 use crate::{report, ui};
@@ -26,28 +27,44 @@ pub fn growth(args: &GrowthArgs) -> Result<(), Failure> {
             )),
         ));
     }
+    if args.native && !header.native_traces {
+        return Err(no_native_stacks(path));
+    }
     let arena = arena_bytes(header.python_version, header.python_allocator);
     let mut history = History::default();
-    read(&mut reader, |events| {
-        events.iter().for_each(|event| history.apply(event))
+    let mut hybrid = args.native.then(HybridStacks::default);
+    let mut entered = Vec::new();
+    read(&mut reader, |events| match &mut hybrid {
+        Some(hybrid) => {
+            entered.clear();
+            entered.extend(events.iter().map(|event| hybrid.enter(*event)));
+            history.apply_all(&entered);
+        }
+        None => history.apply_all(events),
     });
     warn_of_damage(path, reader.damage());
-    let table = history.finish(&reader, &origins(&reader), arena);
+    let gathered = Gathered {
+        snapshot: Snapshot::default(),
+        reader,
+        hybrid,
+    };
+    let reader = &gathered.reader;
+    let table = history.finish(&WithoutAllocators(&gathered), &origins(reader), arena);
     let mut text = Vec::new();
     if args.output.json {
-        let capture = ("capture", capture_object(path, &reader));
+        let capture = ("capture", capture_object(path, reader));
         report::write_json("growth", capture, report::growth_object(&table), &mut text)
     } else {
         let options = report::GrowthOptions {
             max_rows: max_rows(args.max_rows),
             color: args.output.use_color(),
-            rss_trend: rss_trend(&reader),
+            rss_trend: rss_trend(reader),
         };
-        write_head(&reader, options.color, &mut text)
+        write_head(reader, options.color, &mut text)
             .and_then(|()| report::growth(&table, &options, ui::width(), &mut text))
     }
     .map_err(not_printed)?;
-    warn_of_gaps(path, &reader);
+    warn_of_gaps(path, reader);
     deliver(&args.output, path, &text)
 }
 
