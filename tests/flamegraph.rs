@@ -11,6 +11,11 @@ struct Capture {
 }
 
 fn capture() -> Option<Capture> {
+    capture_with(&[])
+}
+
+/// The same with other flags.
+fn capture_with(more: &[&str]) -> Option<Capture> {
     let Some(python) = interpreters::any() else {
         skip("no interpreter");
         return None;
@@ -19,7 +24,7 @@ fn capture() -> Option<Capture> {
     let file = dir.file("memray-graph.bin");
     let mut target = Target::spawn(&python, "graph.py", &[] as &[&str]);
     let pid = target.pid_text();
-    Tool::new(&["attach", &pid, "-o", &file, "-q"]).succeed();
+    Tool::new(&[&["attach", &pid, "-o", &file, "-q"], more].concat()).succeed();
     target.ask("go", "done");
     // Memory over time, and windows of it, need some of it to pass.
     std::thread::sleep(std::time::Duration::from_millis(300));
@@ -86,6 +91,29 @@ fn text(browser: &mut Browser, id: &str) -> String {
 }
 
 const FOCUS: &str = "view.focus.location < 0 ? 'all' : model.name(view.focus.location)";
+
+#[test]
+fn native_and_aggregated_captures_have_pages_too() {
+    for (more, inner) in [("--native", "bytearray"), ("--aggregate", "go")] {
+        let Some(capture) = capture_with(&[more]) else { return };
+        for mode in [&[][..], &["--leaks"]] {
+            let page = capture.page(&[&["flamegraph"], mode].concat());
+            let Some(mut browser) = Browser::open(&page) else {
+                return;
+            };
+            assert_eq!(bytes(&mut browser), capture.total(mode), "{more} {mode:?}");
+            assert_harmless(&mut browser);
+            // What allocated and who called it are there, and can be found.
+            for function in [inner, "leaf"] {
+                browser.press("/");
+                browser.insert(function);
+                let marked = browser.evaluate("view.marked.reduce((a, b) => a + b)");
+                assert!(marked.as_u64() > Some(0), "{function} with {more} {mode:?}: {marked}");
+                browser.press("Escape");
+            }
+        }
+    }
+}
 
 #[test]
 fn flame_graphs_are_zoomed_searched_and_turned() {

@@ -199,6 +199,41 @@ fn keys_of_the_json_are_those_that_the_readme_names() {
 }
 
 #[test]
+fn parse_as_json_has_every_line_of_the_text() {
+    let Some(captures) = captures() else { return };
+    for file in &captures.files {
+        let object = Tool::new(&["parse", "--json", file]).json();
+        let text = Tool::new(&["parse", file]).succeed().stdout;
+        assert_keys(&object, &["schema", "report", "capture", "records"]);
+        assert_eq!(object["capture"]["path"], file.as_str());
+        let records = object["records"].as_array().expect("a list");
+        // The first line is the header's, which is what `capture` says.
+        assert_eq!(records.len() + 1, text.lines().count(), "{file}");
+        for (record, line) in records.iter().zip(text.lines().skip(1)) {
+            let kind = line.split(' ').next().unwrap_or_default();
+            if kind == "ALLOCATION" {
+                let address = record["address"].as_str().expect("a text");
+                let size = &record["size_bytes"];
+                let expected = format!("ALLOCATION address={address} size={size} allocator=");
+                assert!(line.replace("(nil)", "0x0").starts_with(&expected), "{line}: {record}");
+            }
+            if [
+                "ALLOCATION",
+                "FRAME_PUSH",
+                "FRAME_POP",
+                "CONTEXT_SWITCH",
+                "THREAD",
+                "TRAILER",
+            ]
+            .contains(&kind)
+            {
+                assert_eq!(record["record"], kind.to_lowercase().as_str());
+            }
+        }
+    }
+}
+
+#[test]
 fn keys_of_growth_and_diff() {
     let Some(captures) = captures() else { return };
     let [first, second] = [&captures.files[0], &captures.files[1]];

@@ -46,6 +46,8 @@ mod hazards;
 mod hooking;
 /// Targets, names and files that are out to harm the tool, the user or somebody else.
 mod hostile;
+/// Captures that somebody has cut, altered or made up, in every report.
+mod hostile_captures;
 /// Targets that are blocked in a system call: attached as fast, and their call is what it would have been.
 mod idle;
 /// Captures from pipes, cut ones, those of older releases.

@@ -158,6 +158,11 @@ impl Reader {
         }
     }
 
+    /// The records below the events.
+    pub fn raw(&self) -> &RawReader {
+        &self.raw
+    }
+
     pub fn header(&self) -> &Header {
         self.raw.header()
     }

@@ -200,7 +200,8 @@ fn is_live(args: &AttachArgs) -> Result<bool, Failure> {
             Some("attach without --live".to_owned()),
         ));
     }
-    let has_a_plan = args.window.output.is_some() || args.window.duration.is_some() || args.foreground || args.background;
+    let has_a_plan =
+        args.window.output.is_some() || args.window.duration.is_some() || args.foreground || args.background;
     let is_plain = !has_a_plan && !args.collector && !args.json && !args.window.quiet;
     Ok(args.live || (is_plain && ui::can_show_screens()))
 }

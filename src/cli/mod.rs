@@ -256,6 +256,9 @@ struct GrowthArgs {
     /// A capture
     #[arg(value_name = "FILE")]
     results: PathBuf,
+    /// Show native functions among those of Python, where they were recorded
+    #[arg(long)]
+    native: bool,
     /// Show at most this many rows [default: what fits the terminal]
     #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_rows: Option<u32>,
@@ -363,6 +366,9 @@ struct ParseArgs {
     /// A capture
     #[arg(value_name = "FILE")]
     results: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// All commands, each with its examples.

@@ -1,7 +1,7 @@
 //! Tables to text, through a `Write`. Opens no file, measures nothing, asks the terminal nothing.
 //!
 //! - [`mod@summary`]: functions by what they hold; [`mod@leaks`]: lines by what is still live; [`mod@answer`]: that
-//!   and the verdict on a window; [`mod@parse`]: records one by one.
+//!   and the verdict on a window; [`mod@parse`]: records one by one, [`mod@parse_json`] as JSON.
 //! - [`many`]: the same for several processes.
 //! - [`mod@tree`]: calls from the outermost in.
 //! - [`mod@growth`]: lines that hold more and more; [`mod@diff`]: what changed between two captures.
@@ -27,6 +27,7 @@ mod many;
 pub mod page;
 mod paint;
 mod parse;
+mod parse_json;
 mod stats;
 mod summary;
 mod table;
@@ -46,6 +47,7 @@ pub use leaks::{LeaksOptions, leaks, leaks_object};
 pub use location::{Place, keep_left, width as text_width};
 pub use many::{ManyAnswer, Member, many_answer};
 pub use parse::parse;
+pub use parse_json::parse_json;
 pub use stats::{Metadata, stats, stats_json};
 pub use summary::{SummaryOptions, default_rows, summary, summary_object};
 pub use tree::{TreeOptions, tree, tree_object};

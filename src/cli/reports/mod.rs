@@ -28,7 +28,7 @@ use super::say::{note, print};
 use super::{ModeArgs, OutputArgs};
 use crate::analyze::{Gatherer, LineTable, Location, Mode, Origins, Snapshot, Stacks, arena_bytes, lines, loss_causes};
 use crate::capture::{
-    Damage, Event, FileFormat, HybridStacks, ReadError, Reader, Sample, StackIndex, without_allocators,
+    Damage, Event, FileFormat, HybridStacks, RawReader, ReadError, Reader, Sample, StackIndex, without_allocators,
 };
 use crate::session::Output;
 use crate::{report, ui};
@@ -101,10 +101,7 @@ fn gather_from(mut reader: Reader, path: &Path, wanted: Wanted) -> Result<Gather
         ));
     }
     if wanted.native && !header.native_traces {
-        return Err(Failure::new(
-            format!("{} holds no native stacks", path.display()),
-            Some("memray attach PID --native records them".to_owned()),
-        ));
+        return Err(no_native_stacks(path));
     }
     let arena_bytes = arena_bytes(header.python_version, header.python_allocator);
     let mut gatherer = Gatherer::new(wanted.mode, wanted.by_thread);
@@ -126,6 +123,13 @@ fn gather_from(mut reader: Reader, path: &Path, wanted: Wanted) -> Result<Gather
         reader,
         hybrid,
     })
+}
+
+fn no_native_stacks(path: &Path) -> Failure {
+    Failure::new(
+        format!("{} holds no native stacks", path.display()),
+        Some("memray attach PID --native records them".to_owned()),
+    )
 }
 
 /// Gives all events to `take`, and shows how far it has come where that takes long.
@@ -234,6 +238,10 @@ fn warn_of_damage(path: &Path, damage: Option<&Damage>) {
 
 /// What a report says of its capture in JSON.
 fn capture_object(path: &Path, reader: &Reader) -> Value {
+    capture_facts(path, reader.raw())
+}
+
+fn capture_facts(path: &Path, reader: &RawReader) -> Value {
     let header = reader.header();
     let version = header.python_version.to_be_bytes();
     let losses = reader.appendix().map_or(Vec::new(), |it| loss_causes(&it.losses));

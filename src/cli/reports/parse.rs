@@ -1,6 +1,6 @@
 //! `memray parse`.
 
-use super::{unreadable, warn_of_damage};
+use super::{capture_facts, unreadable, warn_of_damage};
 use crate::capture::RawReader;
 use crate::cli::ParseArgs;
 use crate::cli::failure::Failure;
@@ -8,7 +8,13 @@ use crate::report;
 
 pub fn parse(args: &ParseArgs) -> Result<(), Failure> {
     let mut reader = RawReader::open(&args.results).map_err(|error| unreadable(&args.results, &error))?;
-    let printed = report::parse(&mut reader, &mut std::io::stdout().lock());
+    let mut stdout = std::io::stdout().lock();
+    let printed = if args.json {
+        let capture = |reader: &RawReader| capture_facts(&args.results, reader);
+        report::parse_json(&mut reader, capture, &mut stdout)
+    } else {
+        report::parse(&mut reader, &mut stdout)
+    };
     match printed {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
         Err(error) => return Err(Failure::new(format!("cannot print the records: {error}"), None)),
