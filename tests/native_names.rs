@@ -60,6 +60,18 @@ fn assert_names_are_in_the_capture(more: &[&str]) {
         .succeed();
     assert!(!output.stdout.contains("through_callback"), "{}", output.describe());
     output.assert_says("python_between at ");
+    if !more.contains(&"--aggregate") {
+        // How lines grow is told of native ones where that is asked for.
+        for (flags, has_native_lines) in [(&["--native"][..], true), (&[], false)] {
+            let growth = Tool::new(&[&["growth", "--json", &capture], flags].concat()).json();
+            let lines = growth["lines"].as_array().expect("a list");
+            let is_native = |line: &serde_json::Value| {
+                let file = line["file"].as_str().unwrap_or_default();
+                file.ends_with("native_frames.c")
+            };
+            assert_eq!(lines.iter().any(is_native), has_native_lines, "{growth:#}");
+        }
+    }
 }
 
 /// A server on this machine that has one file, and only that.
@@ -227,8 +239,10 @@ fn a_capture_without_native_stacks_is_said_to_have_none() {
     let capture = target.dir.file("capture.bin");
     Tool::new(&["attach", &target.pid_text(), "-q", "-o", &capture]).succeed();
     detach(&target);
-    Tool::new(&["summary", "--native", &capture])
-        .run()
-        .assert_code(1)
-        .assert_says("no native stacks");
+    for report in ["summary", "growth"] {
+        Tool::new(&[report, "--native", &capture])
+            .run()
+            .assert_refusal()
+            .assert_says("no native stacks");
+    }
 }
