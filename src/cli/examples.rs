@@ -19,6 +19,7 @@ reason is below the list. Exit status: 0 also where there is none, 2 usage.",
         "\
 Examples:
   memray attach 4242 --duration 30          what it keeps, and whether it grows
+  memray attach 4242                        on a terminal: what lives, as it does
   memray attach 4242 -o leak.bin            in the background, until memray detach
   memray attach 4242 --until-rss 2G         until it has so much
   memray attach 4242 --native --duration 1m with C, C++ and Rust functions
