@@ -43,6 +43,8 @@ const LINK_FLAGS: &[&str] = &[
 /// What this build's environment would otherwise change in the other: flags, folders, profiles.
 const LEAKING_PREFIXES: &[&str] = &[
     "CARGO_BUILD_",
+    // A linker of its own among them.
+    "CARGO_TARGET_",
     "CARGO_PROFILE_",
     "CARGO_FEATURE_",
     "CARGO_CFG_",
@@ -51,7 +53,6 @@ const LEAKING_PREFIXES: &[&str] = &[
     "DEP_",
 ];
 const LEAKING: &[&str] = &[
-    "CARGO_TARGET_DIR",
     "CARGO_MANIFEST_DIR",
     "CARGO_MANIFEST_PATH",
     "RUSTFLAGS",

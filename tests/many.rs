@@ -113,6 +113,7 @@ fn a_name_means_all_of_it_in_the_background_too() {
     Tool::new(&["attach", "--all", "nobody_has_this_name.py"])
         .run()
         .assert_refusal();
+    Tool::new(&["attach", "--all", &name, "--live"]).run().assert_refusal();
     // The tool's own name is no target.
     Tool::new(&["attach", "--all", "memray"]).run().assert_refusal();
     for arguments in [

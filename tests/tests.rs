@@ -68,6 +68,8 @@ mod modes;
 mod native_names;
 /// `attach --native`: native stacks as glibc's own unwinder has them, and as upstream's reader merges them.
 mod native_stacks;
+/// The Debian package and the wheel.
+mod package;
 /// Targets whose files are deleted or replaced on disk while they run.
 mod places_files;
 /// Targets whose limits are nearly reached.
@@ -84,6 +86,8 @@ mod pointers;
 mod python_allocators;
 /// Stacks of the rarer kinds: long names, no line table, other interpreters, greenlets, profile functions.
 mod python_stacks;
+/// The commands that the README shows.
+mod readme;
 /// What can't be attached to or read: one line with the cause, one with the fix, nothing touched.
 mod refusals;
 /// `summary` and `parse`, on our captures and on upstream's, against upstream's reader.

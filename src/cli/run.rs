@@ -46,6 +46,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         }
         Err(error) => {
             let fix = match &error {
+                // Not of the file, which would be another error: of the request to be traced.
+                HoldError::Start(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => {
+                    Some("run it where nobody else traces and tracing is permitted; see: memray doctor".to_owned())
+                }
                 HoldError::Start(_) | HoldError::NotPython => {
                     Some("name an interpreter: memray run --python PATH …".to_owned())
                 }

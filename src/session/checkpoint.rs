@@ -142,8 +142,8 @@ impl Kept {
     /// Keeps this one.
     pub fn write(image: &Image) -> Result<Self, WriteError> {
         let failed = |source| io_error("keeping the capture in memory", source);
-        let file = nix::sys::memfd::memfd_create(c"memray-capture", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
-        let file = File::from(file.map_err(|errno| failed(errno.into()))?);
+        let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC.bits();
+        let file = inject::host::memory_file(c"memray-capture", flags).map_err(|errno| failed(errno.into()))?;
         image.write(file.try_clone().map_err(failed)?, false)?;
         Ok(Self { file })
     }

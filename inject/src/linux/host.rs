@@ -2,6 +2,7 @@
 
 use super::ptrace;
 use nix::errno::Errno;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
@@ -37,20 +38,23 @@ pub fn word_write_time() -> io::Result<Duration> {
     Ok(started.elapsed() / WRITES)
 }
 
+/// A file in memory. By its number, since the C library has the call only from glibc 2.27 on.
+pub fn memory_file(name: &CStr, flags: u32) -> Result<File, Errno> {
+    // SAFETY: the name ends with a zero; a non-negative result is a descriptor that nobody else owns.
+    unsafe {
+        let descriptor = libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags);
+        Errno::result(descriptor)?;
+        Ok(File::from_raw_fd(descriptor as i32))
+    }
+}
+
 /// Makes a memfd as attach has a target make one, and seals it.
 pub fn memfd_is_usable() -> Result<(), Errno> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // SAFETY: the name is a constant; a non-negative result is a descriptor that nobody else owns.
-    let file = unsafe {
-        let mut descriptor = libc::memfd_create(c"memray".as_ptr(), flags | libc::MFD_NOEXEC_SEAL);
-        if descriptor < 0 && Errno::last() == Errno::EINVAL {
-            // Kernels before 6.3.
-            descriptor = libc::memfd_create(c"memray".as_ptr(), flags);
-        }
-        if descriptor < 0 {
-            return Err(Errno::last());
-        }
-        File::from_raw_fd(descriptor)
+    let file = match memory_file(c"memray", flags | libc::MFD_NOEXEC_SEAL) {
+        // Kernels before 6.3.
+        Err(Errno::EINVAL) => memory_file(c"memray", flags)?,
+        made => made?,
     };
     file.set_len(4096)
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))

@@ -41,8 +41,7 @@ impl ImageFile {
 
     /// A file of its own with these bytes.
     pub fn of_bytes(bytes: &[u8]) -> io::Result<Self> {
-        use nix::sys::memfd::{MFdFlags, memfd_create};
-        let file = File::from(memfd_create("memray-image", MFdFlags::MFD_CLOEXEC)?);
+        let file = super::host::memory_file(c"memray-image", libc::MFD_CLOEXEC)?;
         file.write_all_at(bytes, 0)?;
         Ok(Self {
             modified: Some(modified(&file.metadata()?)),

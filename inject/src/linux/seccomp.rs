@@ -242,10 +242,15 @@ fn calls_of_an_attach_pass() -> bool {
             let advised = libc::madvise(executable, BYTES, libc::MADV_WIPEONFORK) == 0;
             // The system may insist on the second (vm.memfd_noexec), an older kernel may not know it.
             let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-            let mut descriptor = libc::memfd_create(c"memray".as_ptr(), flags | libc::MFD_NOEXEC_SEAL);
+            let mut descriptor = libc::syscall(
+                libc::SYS_memfd_create,
+                c"memray".as_ptr(),
+                flags | libc::MFD_NOEXEC_SEAL,
+            );
             if descriptor < 0 && Errno::last() == Errno::EINVAL {
-                descriptor = libc::memfd_create(c"memray".as_ptr(), flags);
+                descriptor = libc::syscall(libc::SYS_memfd_create, c"memray".as_ptr(), flags);
             }
+            let descriptor = descriptor as i32;
             if descriptor < 0 || libc::ftruncate(descriptor, BYTES as i64) != 0 {
                 return None;
             }
