@@ -30,6 +30,9 @@ const SEQUENCE_WAIT: Duration = Duration::from_millis(50);
 /// How often the terminal's size is looked at where no signal tells of a new one.
 const SIZE_EVERY: Duration = Duration::from_millis(250);
 
+/// Threads that were joined are waited for at most so long to be gone.
+const THREADS_WAIT: Duration = Duration::from_secs(1);
+
 /// What came from before the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -77,6 +80,7 @@ impl Screen {
                 SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
             )?);
             set.thread_block()?;
+            wait_for_other_threads();
             mask_before = Some(mask);
         }
         leave_before_panics();
@@ -208,6 +212,16 @@ impl Drop for Screen {
     }
 }
 
+/// One that has just been joined may not be gone yet, and would take a signal that this thread has blocked: the program
+/// would end without giving the terminal back.
+fn wait_for_other_threads() {
+    let until = Instant::now() + THREADS_WAIT;
+    let are_there = || std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1);
+    while are_there() && Instant::now() < until {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
 fn taken(signals: &SignalFd) -> Option<Signal> {
     let info = signals.read_signal().ok()??;
     Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
@@ -230,10 +244,10 @@ fn enter() -> io::Result<()> {
 fn leave() {
     let saved = SAVED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
     if let Some(modes) = saved {
-        // The terminal may be gone; then nobody misses it.
+        // The modes first: a terminal that takes no output gets them all the same. It may be gone; then nobody misses it.
+        let _ = set_modes(io::stdin().as_fd(), &modes);
         let mut stdout = io::stdout();
         let _ = stdout.write_all(LEAVE).and_then(|()| stdout.flush());
-        let _ = set_modes(io::stdin().as_fd(), &modes);
     }
 }
 
