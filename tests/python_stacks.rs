@@ -8,7 +8,7 @@ use crate::support::{
 use std::path::Path;
 use std::process::Command;
 
-per_interpreter!(stacks_of_rare_kinds, stacks_of_greenlets);
+per_interpreter!(stacks_of_rare_kinds, stacks_that_come_and_go, stacks_of_greenlets);
 
 fn ledger(python: &Interpreter, kind: &[&str], packages: Option<&Path>) -> Option<Table> {
     let reader = upstream::python()?;
@@ -35,6 +35,16 @@ fn stacks_of_rare_kinds(python: &Interpreter) {
     let Some(table) = ledger(python, &[], None) else { return };
     table.assert_right();
     assert!(table.owed() >= 20, "{table}");
+    println!("{table}");
+}
+
+/// What a thread remembers of its deep stacks never stands for what is there now.
+fn stacks_that_come_and_go(python: &Interpreter) {
+    let Some(table) = ledger(python, &["remembered"], None) else {
+        return;
+    };
+    table.assert_right();
+    assert!(table.owed() >= 60, "{table}");
     println!("{table}");
 }
 

@@ -324,13 +324,22 @@ pub fn allocated(block: u64, size: u64, allocator: Allocator) {
 pub type Begun = Option<u32>;
 
 /// `owner` is 0 or [`OF_PYTHON`], here and below.
-#[inline(never)]
 pub fn begin_realloc(old: u64, owner: u8) -> Begun {
+    begin(Kind::ReallocBegin, owner, old, None)
+}
+
+/// A tentative end, of a range where there is a length, else of a block. Not inlined, since the text stays in the tracee.
+#[inline(never)]
+fn begin(kind: Kind, owner: u8, old: u64, length: Option<u64>) -> Begun {
     let session = Session::live()?;
     let lost = &session.header().losses.frees_full;
     let thread = Recording::begin(&session, Identity::current(session.config), lost)?;
-    let bytes = if owner == 0 { usable_bytes(&session, old) } else { 0 };
-    let written = thread.write(Kind::ReallocBegin, owner, [old, bytes, 0], lost);
+    let bytes = match length {
+        Some(length) => length,
+        None if owner == 0 => usable_bytes(&session, old),
+        None => 0,
+    };
+    let written = thread.write(kind, owner, [old, bytes, 0], lost);
     written.then_some(session.lap_base)
 }
 
@@ -366,11 +375,7 @@ pub fn end_realloc(begun: Begun, new: u64, size: u64, owner: u8) {
 }
 
 fn begin_munmap(address: u64, length: u64) -> Begun {
-    let session = Session::live()?;
-    let lost = &session.header().losses.frees_full;
-    let thread = Recording::begin(&session, Identity::current(session.config), lost)?;
-    let written = thread.write(Kind::MunmapBegin, 0, [address, length, 0], lost);
-    written.then_some(session.lap_base)
+    begin(Kind::MunmapBegin, 0, address, Some(length))
 }
 
 fn end_munmap(begun: Begun, address: u64, length: u64, succeeded: bool) {

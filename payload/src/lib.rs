@@ -21,7 +21,8 @@
 //!
 //! - [`hooks`]: the allocation family; `python`: Python's allocators; `modules`: the dlopen family; `arch`: the entries and everything that differs by CPU.
 //! - [`session`]: is anything live, and where is the region; `thread`: whose event is it, may it be recorded.
-//! - [`walk`], [`stack`], [`code`]: which Python stack is this; `sent`: does the tool know it already.
+//! - [`walk`], [`stack`], [`code`]: which Python stack is this; `path`: what is known of a deep one; `terms`: the sum that
+//!   its id is made of; `sent`: does the tool know it already.
 //! - `callers`, `native`: which native stack. Two images are built of this, and these are only in the second, which is
 //!   placed where native stacks are asked for.
 //! - [`ring`]: the writing end. `models` runs it, the thread table and the re-attach against the tool's side under loom.
@@ -44,12 +45,14 @@ mod models;
 mod modules;
 #[cfg(all(feature = "native", not(loom)))]
 mod native;
+mod path;
 #[cfg(not(loom))]
 mod python;
 mod ring;
 mod sent;
 mod session;
 mod stack;
+mod terms;
 #[cfg(all(test, not(loom)))]
 mod testing;
 mod thread;

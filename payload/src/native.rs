@@ -44,7 +44,7 @@ pub fn id_here(thread: &Recording) -> u64 {
     match thread
         .session
         .ring()
-        .write(thread.index, Kind::StackPair, 0, [id, python.id, native.id])
+        .write_seldom(thread.index, Kind::StackPair, [id, python.id, native.id])
     {
         Outcome::Written => sent.insert(id),
         Outcome::Full => count(&thread.session.header().losses.definitions_full),

@@ -108,6 +108,24 @@ impl<'a> Ring<'a> {
         published
     }
 
+    /// [`Self::reserve`] for definitions, which are seldom: not inlined, since the text stays in the tracee.
+    #[inline(never)]
+    pub fn reserve_seldom(&self, slots: u64) -> Option<u64> {
+        self.reserve(slots)
+    }
+
+    /// [`Self::commit`], likewise.
+    #[inline(never)]
+    pub fn commit_seldom(&self, position: u64, thread: u16, kind: Kind, flags: u8, body: [u64; 3]) -> bool {
+        self.commit(position, thread, kind, flags, body)
+    }
+
+    /// [`Self::write`], likewise.
+    #[inline(never)]
+    pub fn write_seldom(&self, thread: u16, kind: Kind, body: [u64; 3]) -> Outcome {
+        self.write(thread, kind, 0, body)
+    }
+
     #[inline(always)]
     fn publish(&self, position: u64, thread: u16, kind: Kind, flags: u8, body: [u64; 3]) -> bool {
         let slot = self.slot(position);
@@ -358,7 +376,7 @@ impl<'a> Payload<'a> {
     fn flush(&mut self) {
         self.whole &= self
             .ring
-            .commit(self.position, self.thread, Kind::Continuation, 0, self.body);
+            .commit_seldom(self.position, self.thread, Kind::Continuation, 0, self.body);
         self.position = self.position.wrapping_add(1);
         self.body = [0; 3];
         self.bytes = self.bytes.saturating_sub(24);

@@ -7,11 +7,11 @@ use wire::config::Config;
 #[cfg(not(loom))]
 use wire::landing::FLAG_OFF;
 use wire::landing::FLAG_ON;
+use wire::path::{PATHS, Path};
 use wire::region::{
     ABANDONED, CODE_ENTRIES, CODES_OFFSET, RING_OFFSET, RegionHeader, STACK_ENTRIES, STACKS_OFFSET, THREAD_ENTRIES,
-    THREADS_OFFSET, ThreadEntry,
+    THREADS_OFFSET, ThreadEntry, paths_offset,
 };
-#[cfg(not(loom))]
 use wire::sync::AtomicU32;
 use wire::sync::AtomicU64;
 use wire::sync::Ordering::{Acquire, Relaxed};
@@ -209,6 +209,32 @@ impl<'a> Session<'a> {
                 .cast::<[AtomicU64; CODE_ENTRIES]>()
         };
         Sent::new(ids, self.lap_base)
+    }
+
+    /// Whether a path is somebody's; the number is taken modulo their count.
+    pub fn path_owner(&self, number: usize) -> &'a AtomicU32 {
+        // SAFETY: the owners lie in the region that `at` was promised, and the number is masked to their count.
+        unsafe {
+            &*self
+                .region
+                .add(paths_offset(self.ring_mask.wrapping_add(1)) as usize)
+                .cast::<AtomicU32>()
+                .add(number % PATHS)
+        }
+    }
+
+    /// A path; the number is taken modulo their count. Whoever looks into it must be its owner.
+    #[inline(always)]
+    pub fn path(&self, number: usize) -> *mut Path {
+        let offset = paths_offset(self.ring_mask.wrapping_add(1)) + wire::PAGE_BYTES;
+        // SAFETY: the paths lie in the region that `at` was promised, and the number is masked to their count.
+        unsafe {
+            self.region
+                .add(offset as usize)
+                .cast::<Path>()
+                .cast_mut()
+                .add(number % PATHS)
+        }
     }
 
     /// The ring.

@@ -4,10 +4,12 @@
 //! happens for a known stack; the others run once for each new one.
 
 use crate::code::{self, code_id};
-use crate::mix::{SALT, fold, id_from};
+use crate::path::{self, PATH_FRAMES_MIN, PathOfThread};
 use crate::session::count;
+use crate::terms::{Identified, Terms};
 use crate::thread::Recording;
 use crate::walk::{Frame, Start, Step, Walk, innermost};
+use core::sync::atomic::Ordering::Relaxed;
 use wire::config::PythonLayout;
 use wire::ring::{Kind, STACK_EMPTY, STACK_PIECE_SLOTS_MAX, STACK_UNKNOWN};
 
@@ -29,14 +31,15 @@ pub fn id_here(thread: &Recording) -> u64 {
         Start::Unsafe => return STACK_UNKNOWN,
         Start::Frame(frame) => frame,
     };
-    let Some((id, frames)) = identify(layout, innermost) else {
+    let Some(found) = identify(thread, innermost) else {
         return STACK_UNKNOWN;
     };
-    if frames == 0 {
+    if found.frames == 0 {
         return STACK_EMPTY;
     }
+    let id = found.id();
     if !thread.session.sent_stacks().contains(id) {
-        define(thread, id, innermost, frames);
+        define(thread, id, innermost, found.frames);
     }
     id
 }
@@ -74,10 +77,14 @@ impl PythonStack {
             Start::Unsafe => return without(STACK_UNKNOWN),
             Start::Frame(frame) => frame,
         };
-        match identify(layout, innermost) {
+        match identify(thread, innermost) {
             None => without(STACK_UNKNOWN),
-            Some((_, 0)) => without(STACK_EMPTY),
-            Some((id, frames)) => PythonStack { id, innermost, frames },
+            Some(Identified { frames: 0, .. }) => without(STACK_EMPTY),
+            Some(found) => PythonStack {
+                id: found.id(),
+                innermost,
+                frames: found.frames,
+            },
         }
     }
 
@@ -91,24 +98,29 @@ impl PythonStack {
     }
 }
 
-/// First walk: the id of the stack and the number of its frames.
+/// First walk: what identifies the stack. Where the thread has a path, what that knows is not walked.
 #[inline(always)]
-fn identify(layout: &PythonLayout, innermost: u64) -> Option<(u64, u64)> {
-    // SAFETY: `innermost` was found in this hook, by this layout.
+fn identify(thread: &Recording, innermost: u64) -> Option<Identified> {
+    let layout = &thread.session.config.python;
+    if let Some(path) = PathOfThread::find(thread.session, thread.entry) {
+        // SAFETY: `innermost` was found in this hook, by this layout.
+        return unsafe { path.identify(innermost) };
+    }
+    // SAFETY: as above.
     let mut walk = unsafe { Walk::new(layout, innermost) };
-    let (mut hash, mut frames) = (SALT[0], 0);
-    loop {
+    let mut terms = Terms::default();
+    let found = loop {
         match walk.step() {
-            Step::Frame(frame) => {
-                // SAFETY: a code object of the walk.
-                let id = unsafe { code_id(layout, frame.code) };
-                hash = fold(hash ^ id, frame.position as u64 ^ SALT[1]);
-                frames += 1;
-            }
-            Step::End => return Some((id_from(fold(hash ^ SALT[2], frames ^ SALT[3])), frames)),
+            // SAFETY: a code object of the walk.
+            Step::Frame(frame) => terms.add(unsafe { code::term(layout, frame) }),
+            Step::End => break terms.behind(Identified::EMPTY),
             Step::Broken => return None,
         }
+    };
+    if found.frames >= PATH_FRAMES_MIN && thread.entry.path.load(Relaxed) == 0 {
+        path::claim(thread.session, thread.entry);
     }
+    Some(found)
 }
 
 /// Second and third walk: the code objects that the tool does not know, then the stack.
@@ -127,7 +139,7 @@ fn send_codes(thread: &Recording, innermost: u64) -> bool {
     // SAFETY: `innermost` was found in this hook, by this layout.
     let mut walk = unsafe { Walk::new(layout, innermost) };
     loop {
-        let frame = match walk.step() {
+        let frame = match walk.step_seldom() {
             Step::Frame(frame) => frame,
             Step::End => return true,
             Step::Broken => return false,
@@ -153,7 +165,7 @@ fn send_stack(thread: &Recording, id: u64, innermost: u64, frames: u64) -> bool 
     send_in_pieces::<FRAMES_PER_SLOT>(thread, Kind::Stack, id, frames, |body, count| {
         let mut whole = true;
         for half in 0..count {
-            match walk.step() {
+            match walk.step_seldom() {
                 Step::Frame(frame) => pack(layout, body, half, frame),
                 // Finalisation began between two walks.
                 Step::End | Step::Broken => whole = false,
@@ -182,19 +194,19 @@ pub fn send_in_pieces<const FRAMES_PER_SLOT: u64>(
     while whole && first_frame < frames {
         let count_here = (frames - first_frame).min(frames_per_piece);
         let slots = count_here.div_ceil(FRAMES_PER_SLOT);
-        let Some(first) = ring.reserve(1 + slots) else {
+        let Some(first) = ring.reserve_seldom(1 + slots) else {
             whole = false;
             break;
         };
         for slot in 0..slots {
             let mut body = [0; 3];
             whole &= fill(&mut body, FRAMES_PER_SLOT.min(count_here - slot * FRAMES_PER_SLOT));
-            whole &= ring.commit(first.wrapping_add(1 + slot), thread.index, Kind::Continuation, 0, body);
+            whole &= ring.commit_seldom(first.wrapping_add(1 + slot), thread.index, Kind::Continuation, 0, body);
         }
         // The head last, so that what did not come out whole is no stack at all.
         let head = if whole { kind } else { Kind::Pad };
         let extent = first_frame | count_here << 32;
-        whole &= ring.commit(first, thread.index, head, 0, [id, extent, frames]);
+        whole &= ring.commit_seldom(first, thread.index, head, 0, [id, extent, frames]);
         first_frame += count_here;
     }
     if !whole {

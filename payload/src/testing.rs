@@ -1,6 +1,7 @@
 //! What the tests share: a region in this process's memory, and a reader that knows nothing of the writer.
 
 pub mod python;
+mod speed;
 
 use crate::session::Session;
 use crate::thread::{Identity, Recording};

@@ -5,6 +5,7 @@
 
 use crate::arch;
 use crate::mix::SALT;
+use crate::path;
 use crate::ring::Outcome;
 use crate::session::{Session, count};
 use core::sync::atomic::compiler_fence;
@@ -39,7 +40,7 @@ impl Identity {
 pub struct Recording<'s> {
     pub session: &'s Session<'s>,
     pub thread_pointer: u64,
-    entry: &'s ThreadEntry,
+    pub entry: &'s ThreadEntry,
     /// What the records call this thread.
     pub index: u16,
 }
@@ -53,7 +54,7 @@ impl<'s> Recording<'s> {
             count(&session.header().losses.no_thread_entry);
             return None;
         };
-        if entry.tid.load(Relaxed) != identity.tid && !take_over(entry, identity.tid) {
+        if entry.tid.load(Relaxed) != identity.tid && !take_over(session, entry, identity.tid) {
             count(&session.header().losses.no_thread_entry);
             return None;
         }
@@ -111,7 +112,7 @@ impl<'s> Inside<'s> {
             count(&session.header().losses.no_thread_entry);
             return None;
         };
-        if entry.tid.load(Relaxed) != identity.tid && !take_over(entry, identity.tid) {
+        if entry.tid.load(Relaxed) != identity.tid && !take_over(session, entry, identity.tid) {
             count(&session.header().losses.no_thread_entry);
             return None;
         }
@@ -156,7 +157,7 @@ fn is_inside(entry: &ThreadEntry) -> bool {
 #[inline(never)]
 fn announce(session: &Session, identity: Identity, entry: &ThreadEntry, index: u16) -> bool {
     let body = [identity.tid as u64, identity.thread_pointer, 0];
-    let written = session.ring().write(index, Kind::Thread, 0, body) == Outcome::Written;
+    let written = session.ring().write_seldom(index, Kind::Thread, body) == Outcome::Written;
     if written {
         entry.announced.store(announced_mark(session, identity), Relaxed);
     }
@@ -173,7 +174,7 @@ fn announced_mark(session: &Session, identity: Identity) -> u32 {
 /// False: the tool is freeing it this very moment.
 #[cold]
 #[inline(never)]
-fn take_over(entry: &ThreadEntry, tid: u32) -> bool {
+fn take_over(session: &Session, entry: &ThreadEntry, tid: u32) -> bool {
     let owner = entry.tid.load(Relaxed);
     if owner == TID_FREEING {
         return false;
@@ -185,6 +186,7 @@ fn take_over(entry: &ThreadEntry, tid: u32) -> bool {
             entry.busy.store(0, Relaxed);
             entry.busy_passes.store(0, Relaxed);
             entry.inside.store(0, Relaxed);
+            path::forget(session, entry);
             true
         }
         Err(owner) => owner == tid,

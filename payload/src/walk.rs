@@ -14,7 +14,7 @@
 //! | `PyThreadState`.thread_id, .frame or .cframe | [`thread_state`], [`innermost`] | freed only by its own thread, or at finalisation, which is checked first; a state of another thread is refused |
 //! | `_PyRuntime`'s finalizing word | [`is_finalizing`] | data of the interpreter's module, which is never unloaded while its threads run |
 //! | `_PyCFrame`.current_frame | [`innermost`] | lies on this thread's C stack, below a function that has not returned |
-//! | frame: owner, code, instruction, entry mark, previous | [`Walk`] | see above; a frame in a data-stack chunk keeps its chunk |
+//! | frame: owner, code, instruction, entry mark, previous | [`Walk`], [`crate::path`] | see above; a frame in a data-stack chunk keeps its chunk |
 //! | `ob_type` of what a frame calls its code | [`Walk`] | an object that the frame holds; nothing else of it is read unless the type is the code type |
 //! | code object: names, first line, version, line table | [`crate::code`] | held by its frame |
 //! | str: state, length, characters; bytes: size, content | [`crate::code`] | held by the code object; only compact strings, whose characters follow the header |
@@ -33,7 +33,7 @@ use wire::ring::{FRAME_ENTRY, FRAME_OFFSET_BIAS};
 /// Longest chain that is followed, in frames.
 pub const FRAMES_MAX: u32 = 100_000;
 /// How many frames are followed between two looks at the finalizing word.
-const FINALIZING_CHECK_FRAMES: u32 = 64;
+pub const FINALIZING_CHECK_FRAMES: u32 = 64;
 
 /// What the walk found next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,32 @@ pub enum Step {
     End,
     /// The interpreter is finalising, or the chain is longer than any stack can be.
     Broken,
+}
+
+/// What a link of the chain of frames is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    Frame(Frame),
+    /// A shim on the C stack.
+    Shim,
+    /// It has no code object.
+    NoCode,
+    /// As [`Step::End`] and [`Step::Broken`].
+    End,
+    Broken,
+}
+
+impl Link {
+    /// None: it is passed over.
+    #[inline(always)]
+    fn step(self) -> Option<Step> {
+        match self {
+            Link::Frame(frame) => Some(Step::Frame(frame)),
+            Link::Shim | Link::NoCode => None,
+            Link::End => Some(Step::End),
+            Link::Broken => Some(Step::Broken),
+        }
+    }
 }
 
 /// A Python frame.
@@ -121,8 +147,18 @@ pub unsafe fn innermost(layout: &PythonLayout, thread_pointer: u64) -> Start {
 
 /// What every object pointer is: not null, and a multiple of 8.
 #[inline(always)]
-fn is_object(address: u64) -> bool {
+pub fn is_object(address: u64) -> bool {
     address != 0 && address.is_multiple_of(size_of::<u64>() as u64)
+}
+
+/// Whether what a frame calls its code is a code object.
+///
+/// # Safety
+/// `code` is null or an object that a frame of this thread holds, and `layout` was proven for this process.
+#[inline(always)]
+pub unsafe fn is_code(layout: &PythonLayout, code: u64) -> bool {
+    // SAFETY: the caller's promise.
+    is_object(code) && unsafe { word(code + layout.object_type as u64) } == layout.code_type
 }
 
 /// A walk from an innermost frame outwards. The same frames come out each time it is made.
@@ -156,35 +192,66 @@ impl<'a> Walk<'a> {
     /// The next frame outwards; C-stack shims and whatever has no code object are passed over.
     #[inline(always)]
     pub fn step(&mut self) -> Step {
-        let layout = self.layout;
-        while is_object(self.frame) {
-            if self.visited >= FRAMES_MAX {
-                return Step::Broken;
+        loop {
+            if let Some(step) = self.link().step() {
+                return step;
             }
-            // SAFETY: `new` was promised a proven layout.
-            if self.visited % FINALIZING_CHECK_FRAMES == FINALIZING_CHECK_FRAMES - 1 && unsafe { is_finalizing(layout) }
-            {
-                return Step::Broken;
-            }
-            self.visited += 1;
-            let (frame, owner) = (self.frame, self.owner);
-            // SAFETY: the table in the module's head: a frame of this thread, and the object that it holds.
-            let code = unsafe {
-                self.go_to(word(frame + layout.frame_previous as u64));
-                if owner >= layout.owner_shim_min {
-                    continue;
-                }
-                let code = word(frame + layout.frame_code as u64);
-                if !is_object(code) || word(code + layout.object_type as u64) != layout.code_type {
-                    continue;
-                }
-                code
-            };
-            // SAFETY: `frame` and `code` as above.
-            let position = unsafe { self.offset(frame, code) | if self.is_entry(frame) { FRAME_ENTRY } else { 0 } };
-            return Step::Frame(Frame { code, position });
         }
-        if self.frame == 0 { Step::End } else { Step::Broken }
+    }
+
+    /// [`Self::step`] where new stacks are sent: not inlined, since the text stays in the tracee.
+    #[inline(never)]
+    pub fn step_seldom(&mut self) -> Step {
+        loop {
+            if let Some(step) = self.link_seldom().step() {
+                return step;
+            }
+        }
+    }
+
+    /// [`Self::link`], likewise.
+    #[inline(never)]
+    pub fn link_seldom(&mut self) -> Link {
+        self.link()
+    }
+
+    /// The address of what [`Self::link`] looks at next; 0 at the end.
+    #[inline(always)]
+    pub fn address(&self) -> u64 {
+        self.frame
+    }
+
+    /// The next link of the chain, whatever it is.
+    #[inline(always)]
+    pub fn link(&mut self) -> Link {
+        let layout = self.layout;
+        if !is_object(self.frame) {
+            return if self.frame == 0 { Link::End } else { Link::Broken };
+        }
+        if self.visited >= FRAMES_MAX {
+            return Link::Broken;
+        }
+        // SAFETY: `new` was promised a proven layout.
+        if self.visited % FINALIZING_CHECK_FRAMES == FINALIZING_CHECK_FRAMES - 1 && unsafe { is_finalizing(layout) } {
+            return Link::Broken;
+        }
+        self.visited += 1;
+        let (frame, owner) = (self.frame, self.owner);
+        // SAFETY: the table in the module's head: a frame of this thread, and the object that it holds.
+        let code = unsafe {
+            self.go_to(word(frame + layout.frame_previous as u64));
+            if owner >= layout.owner_shim_min {
+                return Link::Shim;
+            }
+            let code = word(frame + layout.frame_code as u64);
+            if !is_code(layout, code) {
+                return Link::NoCode;
+            }
+            code
+        };
+        // SAFETY: `frame` and `code` as above.
+        let position = unsafe { self.offset(frame, code) | if self.is_entry(frame) { FRAME_ENTRY } else { 0 } };
+        Link::Frame(Frame { code, position })
     }
 
     /// # Safety

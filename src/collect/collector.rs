@@ -375,7 +375,8 @@ impl Collector {
     /// Frees the table entries of threads that are dead. `living` lists the kernel ids of those that live, as the
     /// tracee sees them.
     pub fn release_dead_threads(&self, living: impl FnOnce() -> FxHashSet<u32>) {
-        threads::release_dead(self.reader.region().threads(), living);
+        let region = self.reader.region();
+        threads::release_dead(region.threads(), region.path_owners(), living);
     }
 
     fn take(&mut self, record: RawRecord) {

@@ -9,10 +9,13 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
-use wire::region::{RING_OFFSET, RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry, region_bytes};
+use wire::path::PATHS;
+use wire::region::{
+    RING_OFFSET, RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry, paths_offset, region_bytes,
+};
 use wire::ring::Slot;
 
 /// A mapped region. Its memory outlives every reference that it hands out.
@@ -33,18 +36,19 @@ impl Region {
         Ok(Self { map, ring_slots })
     }
 
-    /// Touches every page, so that the ring is charged to the tool's cgroup and not to the tracee's. It takes
-    /// milliseconds, so a thread does it; the receiver hears of it once that is far enough ahead of any writer.
+    /// Touches every page up to the ring's end, so that the ring is charged to the tool's cgroup and not to the tracee's.
+    /// It takes milliseconds, so a thread does it; the receiver hears of it once that is far enough ahead of any writer.
     pub fn touch(&self) -> io::Result<Receiver<()>> {
         const HEAD_BYTES: usize = RING_OFFSET as usize + (1 << 20);
         let map = Arc::clone(&self.map);
+        let ring_end = paths_offset(self.ring_slots) as usize;
         let (tell, is_ahead) = mpsc::channel();
         std::thread::Builder::new().spawn(move || {
-            let head_bytes = HEAD_BYTES.min(map.len());
+            let head_bytes = HEAD_BYTES.min(ring_end);
             touch_range(&map, 0..head_bytes);
             // Nobody may be listening any more.
             let _ = tell.send(());
-            touch_range(&map, head_bytes..map.len());
+            touch_range(&map, head_bytes..ring_end);
         })?;
         Ok(is_ahead)
     }
@@ -61,6 +65,15 @@ impl Region {
         unsafe {
             let first = self.map.as_ptr().add(THREADS_OFFSET as usize).cast::<ThreadEntry>();
             std::slice::from_raw_parts(first, THREAD_ENTRIES)
+        }
+    }
+
+    /// Which of the threads' paths are somebody's.
+    pub fn path_owners(&self) -> &[AtomicU32] {
+        // SAFETY: the owners' page lies within region_bytes(ring_slots), and holds that many.
+        unsafe {
+            let first = self.map.as_ptr().add(paths_offset(self.ring_slots) as usize);
+            std::slice::from_raw_parts(first.cast::<AtomicU32>(), PATHS)
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
+use wire::path::PATH_REFUSED;
 use wire::region::{TID_FREEING, ThreadEntry};
-use wire::sync::Ordering;
+use wire::sync::{AtomicU32, Ordering};
 
 /// Whether any thread of the tracee is in the recording part of a hook.
 pub fn any_is_busy(entries: &[ThreadEntry]) -> bool {
@@ -14,8 +15,12 @@ pub fn any_is_busy(entries: &[ThreadEntry]) -> bool {
 }
 
 /// Frees the entries of threads that are dead: they were in the table before `living` listed the kernel ids of those
-/// that live, as the tracee sees them, and are not among these.
-pub fn release_dead<S: BuildHasher>(entries: &[ThreadEntry], living: impl FnOnce() -> HashSet<u32, S>) {
+/// that live, as the tracee sees them, and are not among these. With an entry goes its path.
+pub fn release_dead<S: BuildHasher>(
+    entries: &[ThreadEntry],
+    path_owners: &[AtomicU32],
+    living: impl FnOnce() -> HashSet<u32, S>,
+) {
     let noted: Vec<(&ThreadEntry, u32)> = entries
         .iter()
         .filter(|entry| entry.thread_pointer.load(Ordering::Acquire) != 0)
@@ -32,6 +37,12 @@ pub fn release_dead<S: BuildHasher>(entries: &[ThreadEntry], living: impl FnOnce
             .tid
             .compare_exchange(tid, TID_FREEING, Ordering::AcqRel, Ordering::Relaxed);
         if is_ours.is_ok() {
+            let path = entry.path.swap(0, Ordering::Relaxed);
+            let owner = path.checked_sub(1).filter(|_| path != PATH_REFUSED);
+            if let Some(owner) = owner.and_then(|number| path_owners.get(number as usize)) {
+                // Release: matched by whoever claims the path.
+                owner.store(0, Ordering::Release);
+            }
             // Release: matched by whoever claims the entry.
             entry.thread_pointer.store(0, Ordering::Release);
         }

@@ -2,7 +2,7 @@
 //! be killed for our memory, nor fail to allocate because we took the last of what its limits permit.
 //!
 //! What an attach costs the target: the landing (96 KiB at most), the pages of the journal that are used, a private
-//! copy of each page that holds a hooked slot, and about 10 MB of address space for journal and ring. The ring's
+//! copy of each page that holds a hooked slot, and about 16 MB of address space for journal and ring. The ring's
 //! memory itself is charged to whoever touches it first, which is the tool (see [`crate::collect::Region::touch`]); only
 //! where both live in one cgroup does it count against the target's limit, and so does the tool.
 
@@ -13,7 +13,7 @@ use super::ring_memory::RingSource;
 use crate::ui::format::{bytes_short, count};
 use inject::{Limits, MemoryCgroup, Room};
 use wire::PAGE_BYTES;
-use wire::region::region_bytes;
+use wire::region::{paths_offset, region_bytes};
 use wire::ring::RING_SLOTS;
 
 /// Address space and data that must remain for the target itself.
@@ -164,7 +164,7 @@ fn memory(limits: &Limits, need: &Need) -> Check {
     let needed_in = |cgroup: &MemoryCgroup| {
         let is_shared = need.own_cgroups.iter().any(|own| own.directory == cgroup.directory);
         let shared_bytes = if is_shared {
-            region_bytes(RING_SLOTS) + TOOL_BYTES
+            paths_offset(RING_SLOTS) + TOOL_BYTES
         } else {
             0
         };

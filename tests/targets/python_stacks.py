@@ -1,6 +1,6 @@
 """Allocates on stacks of the rarer kinds, and writes down each of them.
 
-usage: python_stacks.py LOG [greenlet | gevent | coverage | cython]
+usage: python_stacks.py LOG [remembered | greenlet | gevent | coverage | cython]
 
 Prints `ready`, then: `go` makes the allocations and answers `done`; `report` writes LOG and answers `done`, or says
 `failed` and why if a profile or trace function of the program's own has not seen what it should have. LOG,
@@ -11,6 +11,7 @@ tab-separated:
 A stack is leaf first, frames separated by \\x1e, each `function \\x1f file \\x1f line`; `*` is any line.
 """
 import cProfile
+import functools
 import os
 import sys
 import threading
@@ -190,6 +191,128 @@ def interpreters(path):
         module.destroy(interpreter)
 
 
+# --- deep stacks, again and again: frames, code objects and instructions that lie where others lay before
+
+def made_here(category):
+    """Enough events on one stack to know it by heart, then one that counts."""
+    for _ in range(6):
+        bytearray(5000)
+    # The frame of this function is part of each stack.
+    note(bytearray(next_size()), category)
+
+
+def deep(depth, then):
+    if depth:
+        return deep(depth - 1, then)
+    return then()
+
+
+def another(depth, then):
+    if depth:
+        return deep(depth - 1, then)
+    return then()
+
+
+def from_two_lines(which, then):
+    if which:
+        return deep(40, then)
+    return deep(40, then)
+
+
+def entered(function, then):
+    return function(then)
+
+
+def branches(depth, random, then):
+    if not depth:
+        then()
+    elif random.random() < 0.5:
+        branches(depth - 1, random, then)
+    else:
+        branches(depth - 1, random, then)
+    if random.random() < 0.05:
+        then()
+
+
+def raises(depth):
+    if depth:
+        raises(depth - 1)
+    made_here("before an exception")
+    raise KeyError
+
+
+def catches(depth):
+    if depth:
+        return catches(depth - 1)
+    try:
+        raises(30)
+    except KeyError:
+        made_here("after an exception")
+
+
+def generate(inner):
+    for _ in range(10):
+        made_here("in a generator")
+        yield from inner() if inner else (1,)
+
+
+class Suspended:
+    def __await__(self):
+        yield
+
+
+async def awaits(depth):
+    if depth:
+        return await awaits(depth - 1)
+    for _ in range(4):
+        made_here("in a coroutine")
+        await Suspended()
+
+
+def remembered():
+    global _size
+    import random
+
+    _size = 200001
+    leaf = functools.partial(made_here, "the same frames for another caller")
+    for caller in (deep, another, deep, another):
+        caller(40, leaf)
+    for which in (0, 1, 0, 1):
+        from_two_lines(which, leaf)
+    # The same line enters Python by a call and by C.
+    one = functools.partial(deep, 40)
+    for function in (one, lambda then: deep(39, then), one, functools.partial(one)):
+        entered(function, functools.partial(made_here, "entered by C or by a call"))
+    branches(50, random.Random(7), functools.partial(made_here, "two branches"))
+    for seed in range(6):
+        branches(50, random.Random(seed), functools.partial(made_here, "two branches"))
+    catches(20)
+    made_here("after an exception")
+    # Resumed at several depths, and from one that has been left since.
+    generator = generate(lambda: generate(None))
+    for depth in (30, 31, 3, 30, 60, 0, 30):
+        deep(depth, lambda: next(generator))
+    coroutines = [awaits(25), awaits(26)]
+    for depth in (10, 30, 10):
+        for coroutine in coroutines:
+            deep(depth, lambda: coroutine.send(None))
+    for coroutine in coroutines:
+        coroutine.close()
+    # Code objects that are freed and made again, with other names, in the same place.
+    for number in range(8):
+        source = "def f%d(depth):\n%s    f%d(depth - 1) if depth else leaf('code that is made anew')\n" % (
+            number, "\n" * (number // 2), number)
+        space = {"leaf": made_here}
+        exec(compile(source, "/srv/made%d.py" % (number % 3), "exec"), space)
+        space["f%d" % number](40)
+        space.clear()
+
+
+def remembered_elsewhere():
+    for depth in (200, 900, 200, 3):
+        deep(depth, functools.partial(made_here, "deeper than deep"))
+
+
 # --- greenlets
 
 def greenlets():
@@ -307,6 +430,11 @@ def main(log, kind=None):
         if command == b"go" and kind == "greenlet":
             greenlets()
             thread = threading.Thread(target=greenlets)
+            thread.start()
+            thread.join()
+        elif command == b"go" and kind == "remembered":
+            remembered()
+            thread = threading.Thread(target=remembered_elsewhere)
             thread.start()
             thread.join()
         elif command == b"go" and kind is not None:

@@ -24,6 +24,74 @@ pub fn frame_pointer() -> u64 {
     pointer
 }
 
+/// Two words that are loaded and compared together.
+#[derive(Clone, Copy)]
+pub struct Pair(core::arch::x86_64::__m128i);
+
+impl Pair {
+    pub fn new(first: u64, second: u64) -> Self {
+        // SAFETY: part of the base set, like all below.
+        Self(unsafe { core::arch::x86_64::_mm_set_epi64x(second as i64, first as i64) })
+    }
+
+    /// # Safety
+    /// Sixteen bytes at `address` are mapped, and only this thread changes them.
+    #[inline(always)]
+    pub unsafe fn load(address: u64) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { core::arch::x86_64::_mm_loadu_si128(address as *const _) })
+    }
+
+    /// One load, whatever is made of the value: what lies there may change.
+    ///
+    /// # Safety
+    /// Sixteen bytes at `address` are mapped, and `address` is a multiple of 16.
+    #[inline(always)]
+    pub unsafe fn load_once(address: u64) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { (address as *const core::arch::x86_64::__m128i).read_volatile() })
+    }
+
+    /// Of words that do not lie side by side.
+    ///
+    /// # Safety
+    /// Eight bytes at each address are mapped, and only this thread changes them.
+    #[inline(always)]
+    pub unsafe fn gather(first: u64, second: u64) -> Self {
+        use core::arch::x86_64::{_mm_castpd_si128, _mm_load_sd, _mm_loadh_pd};
+        // SAFETY: the caller's promise. Moves alone: no number is looked at as one.
+        Self(unsafe { _mm_castpd_si128(_mm_loadh_pd(_mm_load_sd(first as *const f64), second as *const f64)) })
+    }
+
+    #[inline(always)]
+    pub fn and(self, other: Self) -> Self {
+        // SAFETY: as in `new`.
+        Self(unsafe { core::arch::x86_64::_mm_and_si128(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    pub fn first(self) -> u64 {
+        // SAFETY: as in `new`.
+        unsafe { core::arch::x86_64::_mm_cvtsi128_si64(self.0) as u64 }
+    }
+
+    #[inline(always)]
+    pub fn second(self) -> u64 {
+        // SAFETY: as in `new`.
+        Self(unsafe { core::arch::x86_64::_mm_unpackhi_epi64(self.0, self.0) }).first()
+    }
+
+    /// Whether both of these are both of those.
+    #[inline(always)]
+    pub fn are_equal(these: [Self; 2], those: [Self; 2]) -> bool {
+        use core::arch::x86_64::{_mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8};
+        let [a, b] = these;
+        let [c, d] = those;
+        // SAFETY: as in `new`.
+        unsafe { _mm_movemask_epi8(_mm_and_si128(_mm_cmpeq_epi8(a.0, c.0), _mm_cmpeq_epi8(b.0, d.0))) == 0xffff }
+    }
+}
+
 /// Where the stack is now.
 #[inline(always)]
 pub fn stack_pointer() -> u64 {

@@ -213,6 +213,44 @@ fn without_versions_the_tables_content_counts_and_what_lies_before_it_does_not()
     }
 }
 
+/// `exec` of one source after the other: all addresses are those of the code object before.
+#[test]
+fn without_versions_the_ends_of_the_names_count() {
+    let python = FakePython::new(11);
+    let code = python.function("f");
+    for text in [
+        "f",
+        "f1",
+        "handler",
+        "handler4",
+        "/srv/long/way/made1.py",
+        "名前",
+        "naïve",
+    ] {
+        for field in [python.layout.code_name, python.layout.code_filename] {
+            let string = python.string(text);
+            python.put(code, field, string);
+            let first = id(&python, code);
+            // SAFETY: as in `id`.
+            let is_known = |known| unsafe { is_identical(&python.layout, code, known) };
+            // SAFETY: as in `id`.
+            let known = unsafe { identity(&python.layout, code) };
+            // What an encoder caches lies before the characters of an ASCII string.
+            python.put(string, 40, 0x1234_5678_9abc_def0);
+            assert!(id(&python, code) == first && is_known(&raw const known), "{text}");
+            let data = match text.is_ascii() {
+                true => python.layout.unicode_ascii_data,
+                false => python.layout.unicode_compact_data,
+            };
+            let kind = if text.chars().any(|it| it > 'ÿ') { 2 } else { 1 };
+            let last = data + (text.chars().count() as u32 - 1) * kind;
+            python.put(string & !7, last & !7, 0x3131_3131_3131_3131);
+            assert_ne!(id(&python, code), first, "{text}");
+            assert!(!is_known(&raw const known), "{text}");
+        }
+    }
+}
+
 #[test]
 fn a_definition_that_is_not_whole_in_the_ring_is_reported() {
     let python = FakePython::new(12);

@@ -55,7 +55,9 @@ fn freed_or_taken_over() {
         let region = region.clone();
         thread::spawn(move || region.record(LAPS, pointer, tid, body(value)))
     });
-    threads::release_dead(region.threads(), || HashSet::<u32>::from_iter([101, 200]));
+    threads::release_dead(region.threads(), region.path_owners(), || {
+        HashSet::<u32>::from_iter([101, 200])
+    });
     let recorded = started.map(|thread| thread.join().unwrap());
     let mut events = drain(&region);
     events.sort_unstable();
@@ -81,6 +83,33 @@ fn freed_or_taken_over() {
         let owned = region.threads().iter().filter(owns).count();
         assert_eq!(owned, usize::from(recorded.is_some()), "thread {tid}");
     }
+}
+
+/// A thread that is gone has the only path. Its successor and another thread want it, while the tool gives it back: never
+/// do two have it.
+fn path_of_one() {
+    let region = Region::new(16);
+    region.claim_path(LAPS, POINTER, 100);
+    let started = [(POINTER, 101), (OTHER_POINTER, 200)].map(|(pointer, tid)| {
+        let region = region.clone();
+        thread::spawn(move || region.claim_path(LAPS, pointer, tid))
+    });
+    threads::release_dead(region.threads(), region.path_owners(), || {
+        HashSet::<u32>::from_iter([101, 200])
+    });
+    for thread in started {
+        thread.join().unwrap();
+    }
+    let have_it = region
+        .threads()
+        .iter()
+        .filter(|entry| entry.path.load(Relaxed) == 1)
+        .count();
+    assert_eq!(
+        have_it,
+        region.path_owners()[0].load(Relaxed) as usize,
+        "one, or it is free"
+    );
 }
 
 /// Once the tool sees a mark cleared, the records that it covered are in the ring.
@@ -136,6 +165,11 @@ fn loom_claimed_by_one() {
 #[test]
 fn loom_freed_or_taken_over() {
     loom::model(freed_or_taken_over);
+}
+
+#[test]
+fn loom_path_of_one() {
+    loom::model(path_of_one);
 }
 
 #[test]

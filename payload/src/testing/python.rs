@@ -108,6 +108,17 @@ pub struct FakeCode<'a> {
     pub linetable: &'a [u8],
 }
 
+/// What a frame holds, apart from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FakeLink {
+    pub code: u64,
+    pub offset: i32,
+    /// 3 and above: a shim, on the versions that have them.
+    pub owner: u8,
+    /// Looked at on 3.11 alone.
+    pub is_entry: bool,
+}
+
 /// A kind of frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Entered {
@@ -264,6 +275,47 @@ impl FakePython {
         self.push_frame(self.function("<interpreter trampoline>"), 3);
     }
 
+    /// Writes all that a walk reads of a frame, over whatever was there. `offset` as in [`Self::call`].
+    pub fn fill_frame(&self, frame: u64, previous: u64, link: FakeLink) {
+        self.put(frame, self.layout.frame_code, link.code);
+        self.put(frame, self.layout.frame_previous, previous);
+        if self.layout.code_instructions == NONE {
+            self.put_bytes(frame, self.layout.frame_instr, &link.offset.to_le_bytes());
+        } else {
+            let first = link.code + self.layout.code_instructions as u64;
+            self.put(
+                frame,
+                self.layout.frame_instr,
+                first.wrapping_add_signed(link.offset as i64),
+            );
+        }
+        if self.layout.frame_owner != NONE {
+            self.put_bytes(frame, self.layout.frame_owner, &[link.owner]);
+        }
+        if self.layout.frame_is_entry != NONE {
+            self.put_bytes(frame, self.layout.frame_is_entry, &[link.is_entry as u8]);
+        }
+    }
+
+    /// Makes another code object of this one, at the same address.
+    pub fn redefine(&self, code: u64, name: u64, version: u32) {
+        self.put(code, self.layout.code_name, name);
+        if self.layout.code_version != NONE {
+            self.put_bytes(code, self.layout.code_version, &version.to_le_bytes());
+        }
+    }
+
+    /// Makes a frame, or 0, the innermost.
+    pub fn enter(&self, frame: u64) {
+        self.innermost.set(frame);
+        if self.layout.cframe_frame == NONE {
+            self.put(self.thread_state, self.layout.tstate_frame, frame);
+        } else {
+            self.put(self.thread_state, self.layout.tstate_frame, self.cframe);
+            self.put(self.cframe, self.layout.cframe_frame, frame);
+        }
+    }
+
     /// A frame with whatever in the place of its code. Gives its address.
     pub fn push_frame(&self, code: u64, owner: u8) -> u64 {
         let frame = self.object(120);
@@ -272,13 +324,7 @@ impl FakePython {
         if self.layout.frame_owner != NONE {
             self.put_bytes(frame, self.layout.frame_owner, &[owner]);
         }
-        self.innermost.set(frame);
-        if self.layout.cframe_frame == NONE {
-            self.put(self.thread_state, self.layout.tstate_frame, frame);
-        } else {
-            self.put(self.thread_state, self.layout.tstate_frame, self.cframe);
-            self.put(self.cframe, self.layout.cframe_frame, frame);
-        }
+        self.enter(frame);
         frame
     }
 }

@@ -8,8 +8,9 @@
 //!   reads it.
 //! - the **journal** ([`landing::JournalEntry`]): private read-only pages just below the region. What a GOT
 //!   slot held, written before the slot is.
-//! - the **region** ([`region`]): shared memory that both sides map. Thread table, sets of what was sent, the ring; and
-//!   behind it, where native stacks are wanted, the tables for them ([`native`]).
+//! - the **region** ([`region`]): shared memory that both sides map. Thread table, sets of what was sent, the ring; behind it
+//!   what threads remember of their deep stacks ([`path`]), and, where native stacks are wanted, the tables for them
+//!   ([`native`]).
 //!
 //! After detach journal and region are one empty reservation that a late writer can hit harmlessly.
 //!
@@ -21,6 +22,7 @@
 pub mod config;
 pub mod landing;
 pub mod native;
+pub mod path;
 pub mod region;
 pub mod ring;
 pub mod sync;

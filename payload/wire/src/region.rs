@@ -6,9 +6,11 @@
 //! STACKS       u64 × 65536             512 KiB, stack ids that were sent
 //! CODES        u64 × 16384             128 KiB, code ids that were sent
 //! RING         Slot × (ring_mask + 1)
+//! behind it    [`crate::path`]         5.5 MiB, touched as threads have deep stacks
 //! ```
 
 use crate::PAGE_BYTES;
+use crate::path::PATHS_BYTES;
 use crate::ring::Slot;
 use crate::sync::{AtomicU32, AtomicU64};
 
@@ -29,7 +31,13 @@ pub const RING_OFFSET: u64 = CODES_OFFSET + (CODE_ENTRIES * size_of::<AtomicU64>
 
 /// Size of a region with this many ring slots, in bytes.
 pub const fn region_bytes(ring_slots: u64) -> u64 {
-    RING_OFFSET + ring_slots * size_of::<Slot>() as u64
+    paths_offset(ring_slots) + PATHS_BYTES
+}
+
+/// Where the ring ends and the paths begin. A region's bytes up to here are touched by the tool; the rest is by the
+/// threads that use it.
+pub const fn paths_offset(ring_slots: u64) -> u64 {
+    (RING_OFFSET + ring_slots * size_of::<Slot>() as u64).next_multiple_of(PAGE_BYTES)
 }
 
 /// First page of the region. Fields that different sides write lie on different cache lines.
@@ -139,7 +147,9 @@ pub struct ThreadEntry {
     pub announced: AtomicU32,
     /// 1 once this thread called dlopen, dlmopen or dlclose and no dlsym since.
     pub modules_pending: AtomicU32,
-    _rest_pad: u32,
+    /// Number of this thread's [`crate::path::Path`] plus 1; 0: none yet; [`crate::path::PATH_REFUSED`]. Claimed by the
+    /// thread, by compare-and-swap on its owner; given back by the tool together with the entry.
+    pub path: AtomicU32,
     /// While this thread is inside of an allocator that was recorded as a whole: the stack pointer there. What that calls in
     /// turn, deeper in the same stack, is part of what was recorded. Else 0.
     pub inside: AtomicU64,

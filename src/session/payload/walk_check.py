@@ -14,6 +14,8 @@ MINOR = sys.version_info[1]
 SLOTS = 1 << 16
 THREADS, STACKS, CODES = 8192 * 64, 65536 * 8, 16384 * 8
 RING = 4096 + THREADS + STACKS + CODES
+# Behind the ring: the owners of the paths and 64 paths.
+PATHS = 4096 + 64 * 90112
 LAP_BASE = 77
 ALLOCATION, FREE, THREAD, STACK, CODE, CONTINUATION = 2, 3, 8, 9, 10, 11
 OFFSETS = (
@@ -92,7 +94,7 @@ def configure():
     config.python.code_type = id(type(configure.__code__))
     config.real[0] = ctypes.cast(libc.malloc, ctypes.c_void_p).value
     config.real[3] = ctypes.cast(libc.free, ctypes.c_void_p).value
-    config.region = libc.mmap(None, RING + SLOTS * 32, 3, 0x22, -1, 0)
+    config.region = libc.mmap(None, RING + SLOTS * 32 + PATHS, 3, 0x22, -1, 0)
     config.ring_mask, config.lap_base, config.glibc_chunks = SLOTS - 1, LAP_BASE, 1
 
 

@@ -5,11 +5,12 @@ use crate::thread::{Identity, Recording};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::Arc;
 use wire::config::Config;
+use wire::path::PATHS;
 use wire::region::{
-    RING_OFFSET, RegionHeader, STACKS_OFFSET, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry, region_bytes,
+    RING_OFFSET, RegionHeader, STACKS_OFFSET, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry, paths_offset, region_bytes,
 };
 use wire::ring::Slot;
-use wire::sync::AtomicU64;
+use wire::sync::{AtomicU32, AtomicU64};
 
 /// A region of zeros, as a memfd is at first.
 #[derive(Clone)]
@@ -42,6 +43,8 @@ impl Region {
             (0..words).for_each(|index| sets.add(index).write(AtomicU64::default()));
             let ring = start.add(RING_OFFSET as usize).cast::<Slot>();
             (0..slots as usize).for_each(|index| ring.add(index).write(Slot::default()));
+            let owners = start.add(paths_offset(slots) as usize).cast::<AtomicU32>();
+            (0..PATHS).for_each(|index| owners.add(index).write(AtomicU32::default()));
             start
         };
         Self(Arc::new(Memory { start, layout, slots }))
@@ -55,6 +58,12 @@ impl Region {
     pub fn threads(&self) -> &[ThreadEntry] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts(self.0.start.add(THREADS_OFFSET as usize).cast(), THREAD_ENTRIES) }
+    }
+
+    pub fn path_owners(&self) -> &[AtomicU32] {
+        let offset = paths_offset(self.0.slots) as usize;
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.0.start.add(offset).cast(), PATHS) }
     }
 
     pub fn ring(&self) -> &[Slot] {
@@ -82,6 +91,15 @@ impl Region {
         let identity = Identity { thread_pointer, tid };
         let recording = Recording::begin(&session, identity, &losses.allocations_full)?;
         Some(recording.write(wire::ring::Kind::Allocation, 6, body, &losses.allocations_full))
+    }
+
+    /// What a hook does at its first deep stack: the thread claims a path.
+    pub fn claim_path(&self, lap_base: u32, thread_pointer: u64, tid: u32) {
+        let session = self.session(lap_base);
+        let identity = Identity { thread_pointer, tid };
+        if let Some(thread) = Recording::begin(&session, identity, &self.header().losses.allocations_full) {
+            crate::path::claim(&session, thread.entry);
+        }
     }
 }
 
