@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Prints what `scripts/bench` measured as one table, upstream and this program side by side.
 
-usage: bench_table.py DIRECTORY      with attach.jsonl, overhead.jsonl and reporters.jsonl in it
+usage: bench_table.py DIRECTORY      with attach.jsonl, overhead.jsonl, memory.txt and reporters.jsonl in it
 """
 import json
 import os
+import re
 import statistics
 import sys
+
+TOOLS = ["memray", "this"]
 
 
 def rows(directory, name):
@@ -58,21 +61,62 @@ def reporter_figures(directory):
             yield what, "failed", row["tool"], 1
 
 
+def memory_figures(directory):
+    """Two runs, upstream's first; what each added to the target's memory."""
+    path = os.path.join(directory, "memory.txt")
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as lines:
+        found = [re.search(r"^default .*RSS ([+-][\d.]+) MB anon ([+-][\d.]+) MB", line) for line in lines]
+    for tool, match in zip(TOOLS, filter(None, found)):
+        yield "a million live blocks", "RSS more, MB", tool, float(match[1])
+        yield "a million live blocks", "private memory more, MB", tool, float(match[2])
+
+
+def noise(directory):
+    """How far apart the untracked runs of each workload lay: (median - minimum) / minimum, the worst of them."""
+    runs = {}
+    for row in rows(directory, "overhead"):
+        runs.setdefault(row["wl"], []).append(row.get("base_icpu"))
+    found = []
+    for name, values in runs.items():
+        values = [value for value in values if value]
+        if len(values) > 1:
+            found.append(((statistics.median(values) / min(values) - 1) * 100, name))
+    return max(found, default=None)
+
+
+def shown(value):
+    return "-" if value is None else "%.10g" % round(value, 3)
+
+
 def main(directory):
-    tools = ["memray", "this"]
     titles = {"memray": "upstream", "this": "this program"}
     table = {}
-    for figures in (attach_figures, overhead_figures, reporter_figures):
+    for figures in (attach_figures, overhead_figures, memory_figures, reporter_figures):
         for what, figure, tool, value in figures(directory):
             table.setdefault(what, {}).setdefault(figure, {}).setdefault(tool, []).append(value)
-    print("%-26s %-34s %14s %14s" % (("", "median") + tuple(titles[tool] for tool in tools)))
+    columns = "%-24s %-30s %21s %21s %9s"
+    print(columns % (("", "median (minimum)") + tuple(titles[tool] for tool in TOOLS) + ("ratio",)))
     for what, figures in table.items():
         title = what
         for figure, values in figures.items():
-            cells = [median(values.get(tool, [])) for tool in tools]
-            cells = ["-" if cell is None else "%.10g" % round(cell, 3) for cell in cells]
-            print("%-26s %-34s %14s %14s" % (title, figure, cells[0], cells[1]))
+            cells, medians = [], []
+            for tool in TOOLS:
+                known = [value for value in values.get(tool, []) if value is not None]
+                medians.append(median(known))
+                several = " (%s)" % shown(min(known)) if len(known) > 1 else ""
+                cells.append(shown(medians[-1]) + several)
+            if medians == [None, None]:
+                continue
+            upstream, this = medians
+            ratio = "%.2f" % (this / upstream) if this is not None and upstream else "-"
+            print(columns % (title, figure, cells[0], cells[1], ratio))
             title = ""
+    worst = noise(directory)
+    if worst:
+        print("Noise: the untracked runs' median lay up to %.0f %% above their minimum (%s)." % worst)
+    print("Load at the end: %.1f %.1f %.1f, %d CPUs." % (os.getloadavg() + (os.cpu_count(),)))
 
 
 main(sys.argv[1])
