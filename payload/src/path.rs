@@ -20,7 +20,7 @@ use crate::code::{identity, is_identical, term, term_seldom};
 use crate::load::{half, word};
 use crate::session::Session;
 use crate::terms::{Identified, Terms};
-use crate::walk::{FINALIZING_CHECK_FRAMES, Frame, Link, Walk, is_code, is_finalizing, is_object};
+use crate::walk::{FINALIZING_CHECK_FRAMES, Frame, Link, Walk, code_of, is_code, is_finalizing, is_object};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use core::sync::atomic::{AtomicU64, compiler_fence};
 use wire::NONE;
@@ -84,7 +84,7 @@ impl Places {
             }
         }
         let is_int = layout.code_instructions == NONE;
-        // 3.8 to 3.10; the word behind an int is the frame's, too. 3.12 and 3.13. 3.11.
+        // Up to 3.10; the word behind an int is the frame's, too. From 3.12 on. 3.11.
         let (pair, is_previous_second, other, other_mask) = if code == previous.wrapping_add(WORD) {
             (
                 previous,
@@ -376,7 +376,7 @@ impl<'a> PathOfThread<'a> {
             if number == 0 {
                 return true;
             }
-            let code = word(address + self.layout.frame_code as u64);
+            let code = code_of(self.layout, address);
             is_code(self.layout, code) && is_identical(self.layout, code, self.code(number))
         }
     }
@@ -448,7 +448,7 @@ impl<'a> PathOfThread<'a> {
             (*frame).codes_len = (*outer).codes_len;
             if (*frame).counted != 0 {
                 let position = (*frame).sum as u32;
-                let code = word((*frame).address + self.layout.frame_code as u64);
+                let code = code_of(self.layout, (*frame).address);
                 let mut own = Terms::default();
                 own.add(term_seldom(self.layout, Frame { code, position }));
                 found = own.behind(found);

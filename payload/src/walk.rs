@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | `FS:0`, `struct pthread`.tid | `arch`, [`crate::thread`] | libc's thread descriptor lives as long as its thread |
 //! | `struct pthread`, the inline pthread-specific values | [`thread_state`] | the same; the tool proved the offset for every thread |
+//! | a thread-local variable of the interpreter (3.15) | [`thread_state`] | in the static block below `struct pthread`, where the tool found it in every thread |
 //! | the second-level block of pthread-specific values | [`thread_state`] | libc allocates it on first use and keeps it until the thread ends; null is checked |
 //! | `PyThreadState`.thread_id, .frame or .cframe | [`thread_state`], [`innermost`] | freed only by its own thread, or at finalisation, which is checked first; a state of another thread is refused |
 //! | `_PyRuntime`'s finalizing word | [`is_finalizing`] | data of the interpreter's module, which is never unloaded while its threads run |
@@ -34,6 +35,9 @@ use wire::ring::{FRAME_ENTRY, FRAME_OFFSET_BIAS};
 pub const FRAMES_MAX: u32 = 100_000;
 /// How many frames are followed between two looks at the finalizing word.
 pub const FINALIZING_CHECK_FRAMES: u32 = 64;
+
+/// What a reference may carry in an address' lowest bits (`_PyStackRef`, from 3.14).
+const TAG: u64 = 3;
 
 /// What the walk found next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +113,7 @@ pub unsafe fn is_finalizing(layout: &PythonLayout) -> bool {
 unsafe fn thread_state(layout: &PythonLayout, thread_pointer: u64) -> u64 {
     // SAFETY: the table in the module's head; null is checked before it is followed.
     unsafe {
-        let value = word(thread_pointer.wrapping_add(layout.tstate_offset as u64));
+        let value = word(thread_pointer.wrapping_add_signed(layout.tstate_offset.cast_signed() as i64));
         if layout.tstate_second == NONE || value == 0 {
             value
         } else {
@@ -149,6 +153,16 @@ pub unsafe fn innermost(layout: &PythonLayout, thread_pointer: u64) -> Start {
 #[inline(always)]
 pub fn is_object(address: u64) -> bool {
     address != 0 && address.is_multiple_of(size_of::<u64>() as u64)
+}
+
+/// The address of what a frame calls its code.
+///
+/// # Safety
+/// `frame` is a frame of this thread, and `layout` was proven for this process.
+#[inline(always)]
+pub unsafe fn code_of(layout: &PythonLayout, frame: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { word(frame + layout.frame_code as u64) & !TAG }
 }
 
 /// Whether what a frame calls its code is a code object.
@@ -243,7 +257,7 @@ impl<'a> Walk<'a> {
             if owner >= layout.owner_shim_min {
                 return Link::Shim;
             }
-            let code = word(frame + layout.frame_code as u64);
+            let code = code_of(layout, frame);
             if !is_code(layout, code) {
                 return Link::NoCode;
             }

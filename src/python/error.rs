@@ -61,10 +61,10 @@ pub enum FindError {
         in_name: String,
         path: String,
     },
-    /// Built with `--with-pydebug`; `sign` is what gave it away.
-    DebugBuild {
+    /// Built with `Py_TRACE_REFS`, which puts two words before each object: debug builds up to 3.7, later ones on
+    /// request.
+    TracedReferences {
         version: String,
-        sign: String,
     },
     /// Built with `--disable-gil`.
     FreeThreaded {
@@ -108,8 +108,8 @@ impl fmt::Display for FindError {
                     "its memory says CPython {in_memory}, the file name {path} says {in_name}"
                 )
             }
-            Self::DebugBuild { version, sign } => {
-                write!(f, "it is a debug build of CPython {version} ({sign})")
+            Self::TracedReferences { version } => {
+                write!(f, "it is CPython {version} built with Py_TRACE_REFS")
             }
             Self::FreeThreaded { version } => {
                 write!(f, "it is a free-threaded build of CPython {version}")
@@ -135,8 +135,8 @@ impl FindError {
             }
             Self::PyPy { .. }
             | Self::UnsupportedVersion { .. }
-            | Self::DebugBuild { .. }
-            | Self::FreeThreaded { .. } => Some(format!("run the program on a release build of CPython {SUPPORTED}")),
+            | Self::TracedReferences { .. }
+            | Self::FreeThreaded { .. } => Some(format!("run the program on an ordinary build of CPython {SUPPORTED}")),
             Self::NotInitialised { .. } => Some("try again once the program has started".to_owned()),
             Self::Finalising => Some("nothing: it is about to end; attach before it does".to_owned()),
             _ => None,

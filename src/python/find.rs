@@ -17,13 +17,9 @@ const HEAD_TRIES: u32 = 16;
 /// Longest version text that is looked at.
 const VERSION_BYTES: usize = 32;
 
-/// Exported by debug builds alone (`Py_REF_DEBUG`).
-const DEBUG_SYMBOLS: [&str; 4] = [
-    "_Py_RefTotal",
-    "_Py_GetRefTotal",
-    "_Py_NegativeRefcount",
-    "_Py_GetGlobalRefTotal",
-];
+/// Exported where each object is in a list of all (`Py_TRACE_REFS`); from 3.13 that list is outside of the objects.
+const TRACED_REFERENCES: &str = "_Py_AddToAllObjects";
+const TRACED_REFERENCES_MINOR_MAX: u8 = 12;
 
 /// A running CPython: everything that later steps need, independent of the images it was found in.
 #[derive(Clone, Debug)]
@@ -38,6 +34,8 @@ pub struct Runtime {
     /// Where `PyCode_Type` may be. One address, but for an executable that has a copy of its own
     /// (R_X86_64_COPY) of the library's.
     pub(super) code_types: Vec<u64>,
+    /// `PyGILState_GetThisThreadState`.
+    pub(super) thread_state_accessor: Option<u64>,
     pub(super) allocator_functions: AllocatorFunctions,
     /// Executable segments of all images.
     pub(super) executable_ranges: Vec<Range<u64>>,
@@ -121,6 +119,7 @@ fn inspect<I: Image>(memory: &dyn Memory, images: &[I], image: &I, address: u64)
         address,
         layout,
         code_types: images.iter().filter_map(|image| image.symbol("PyCode_Type")).collect(),
+        thread_state_accessor: image.symbol("PyGILState_GetThisThreadState"),
         allocator_functions: AllocatorFunctions::of(image),
         executable_ranges: images.iter().flat_map(|i| i.executable_ranges().to_vec()).collect(),
     })
@@ -177,16 +176,12 @@ fn refuse_other_builds<I: Image>(
             version: version.to_string(),
         });
     }
-    let symbol = DEBUG_SYMBOLS.iter().find(|symbol| image.symbol(symbol).is_some());
-    let sign = match symbol {
-        Some(symbol) => format!("it exports {symbol}"),
-        None if flags.contains('d') => format!("it is named {}", image.path()),
-        None => return Ok(()),
-    };
-    Err(FindError::DebugBuild {
-        version: version.to_string(),
-        sign,
-    })
+    if version.minor() <= TRACED_REFERENCES_MINOR_MAX && image.symbol(TRACED_REFERENCES).is_some() {
+        return Err(FindError::TracedReferences {
+            version: version.to_string(),
+        });
+    }
+    Ok(())
 }
 
 /// Proves where `_PyRuntime` has its list of interpreters and its finalising word, and that an interpreter

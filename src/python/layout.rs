@@ -1,13 +1,13 @@
 //! Where CPython's structures have their fields: one const table per minor version, offsets in bytes,
 //! `None` where the version has no such field.
 //!
-//! Source: `offsetof` in a C program with `Py_BUILD_CORE` against the headers of 3.8.18, 3.9.18, 3.10.13,
-//! 3.11.7, 3.12.1 and 3.13.0, x86_64 release builds. Structures of objects, frames and thread states are
+//! Source: `offsetof` in a C program with `Py_BUILD_CORE` against the headers of 3.7.16, 3.8.18, 3.9.18, 3.10.13,
+//! 3.11.7, 3.12.1, 3.13.0, 3.14.10 and 3.15.2, x86_64; release and debug builds agree. Structures of objects, frames and thread states are
 //! frozen within a minor version; `_PyRuntime` and the interpreter state may shift between patch releases,
 //! so what is read from them is proven by its content (`find`, `recipe`, `allocators`).
 
 /// The versions that have a table, for messages.
-pub const SUPPORTED: &str = "3.8 to 3.13";
+pub const SUPPORTED: &str = "3.7 to 3.15";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -29,9 +29,10 @@ pub struct RuntimeLayout {
     pub interpreters_head: u32,
     /// `_finalizing`: non-zero once the runtime is shutting down.
     pub finalizing: u32,
-    /// `autoTSSkey`, a `Py_tss_t`: int `_is_initialized`, then the pthread key.
-    pub auto_tss_key: u32,
-    /// `main_thread`: `pthread_self()` of the thread that initialised Python.
+    /// `autoTSSkey`, a `Py_tss_t`: int `_is_initialized`, then the pthread key. From 3.15 a thread finds its state in a
+    /// thread-local variable of the compiler's.
+    pub auto_tss_key: Option<u32>,
+    /// `main_thread` (`ceval.pending.main_thread` in 3.7): `pthread_self()` of the thread that initialised Python.
     pub main_thread: u32,
     /// `allocators.standard`: raw, mem, obj, each a `PyMemAllocatorEx`. Private variables before 3.12.
     pub allocators: Option<u32>,
@@ -73,6 +74,8 @@ pub struct FrameLayout {
     pub owner: Option<u32>,
     /// Owners from this value on are shims of the C stack, which have no code object.
     pub owner_shim_min: Option<u8>,
+    /// Bits of the word at `code` that are a reference's tag and no address (`_PyStackRef`, from 3.14).
+    pub code_tag: u64,
     /// `is_entry`, 3.11.
     pub is_entry: Option<u32>,
 }
@@ -182,22 +185,55 @@ impl Layout {
     /// The table for CPython 3.`minor`.
     pub fn of(minor: u8) -> Option<Self> {
         match minor {
+            7 => Some(V3_7),
             8 => Some(V3_8),
             9 => Some(V3_9),
             10 => Some(V3_10),
             11 => Some(V3_11),
             12 => Some(V3_12),
             13 => Some(V3_13),
+            14 => Some(V3_14),
+            15 => Some(V3_15),
             _ => None,
         }
     }
 }
 
+const V3_7: Layout = Layout {
+    runtime: RuntimeLayout {
+        interpreters_head: 24,
+        finalizing: 8,
+        auto_tss_key: Some(1504),
+        main_thread: 720,
+        allocators: None,
+    },
+    interpreter: InterpreterLayout {
+        sysdict: 56,
+        ..V3_8.interpreter
+    },
+    frame: FrameLayout {
+        instruction: Instruction::Index {
+            offset: 104,
+            unit_bytes: 1,
+            code_bytes: 40,
+        },
+        ..V3_8.frame
+    },
+    code: CodeLayout {
+        filename: 96,
+        name: 104,
+        firstlineno: 36,
+        linetable: 112,
+        ..V3_8.code
+    },
+    ..V3_8
+};
+
 const V3_8: Layout = Layout {
     runtime: RuntimeLayout {
         interpreters_head: 32,
         finalizing: 16,
-        auto_tss_key: 1392,
+        auto_tss_key: Some(1392),
         main_thread: 72,
         allocators: None,
     },
@@ -225,6 +261,7 @@ const V3_8: Layout = Layout {
         },
         owner: None,
         owner_shim_min: None,
+        code_tag: 0,
         is_entry: None,
     },
     code: CodeLayout {
@@ -269,7 +306,7 @@ const V3_8: Layout = Layout {
 
 const V3_9: Layout = Layout {
     runtime: RuntimeLayout {
-        auto_tss_key: 584,
+        auto_tss_key: Some(584),
         ..V3_8.runtime
     },
     interpreter: InterpreterLayout {
@@ -296,7 +333,7 @@ const V3_11: Layout = Layout {
     runtime: RuntimeLayout {
         interpreters_head: 40,
         finalizing: 24,
-        auto_tss_key: 592,
+        auto_tss_key: Some(592),
         main_thread: 80,
         allocators: None,
     },
@@ -323,6 +360,7 @@ const V3_11: Layout = Layout {
         },
         owner: Some(69),
         owner_shim_min: None,
+        code_tag: 0,
         is_entry: Some(68),
     },
     code: CodeLayout {
@@ -353,7 +391,7 @@ const V3_12: Layout = Layout {
     runtime: RuntimeLayout {
         interpreters_head: 40,
         finalizing: 24,
-        auto_tss_key: 1544,
+        auto_tss_key: Some(1544),
         main_thread: 64,
         allocators: Some(96),
     },
@@ -379,6 +417,7 @@ const V3_12: Layout = Layout {
         owner: Some(70),
         // FRAME_OWNED_BY_CSTACK.
         owner_shim_min: Some(3),
+        code_tag: 0,
         is_entry: None,
     },
     code: CodeLayout {
@@ -403,7 +442,7 @@ const V3_13: Layout = Layout {
     runtime: RuntimeLayout {
         interpreters_head: 632,
         finalizing: 608,
-        auto_tss_key: 2160,
+        auto_tss_key: Some(2160),
         main_thread: 656,
         allocators: Some(704),
     },
@@ -436,4 +475,65 @@ const V3_13: Layout = Layout {
         ..V3_12.instance
     },
     ..V3_12
+};
+
+const V3_14: Layout = Layout {
+    runtime: RuntimeLayout {
+        interpreters_head: 808,
+        finalizing: 784,
+        auto_tss_key: Some(2336),
+        main_thread: 832,
+        allocators: Some(880),
+    },
+    interpreter: InterpreterLayout {
+        next: 7272,
+        id: 7280,
+        threads_head: 7344,
+        sysdict: 7672,
+    },
+    frame: FrameLayout {
+        instruction: Instruction::Pointer {
+            offset: 56,
+            code_start: 208,
+        },
+        owner: Some(74),
+        // FRAME_OWNED_BY_INTERPRETER, then FRAME_OWNED_BY_CSTACK.
+        owner_shim_min: Some(3),
+        code_tag: 3,
+        ..V3_13.frame
+    },
+    object: ObjectLayout {
+        tuple_items: 32,
+        ..V3_13.object
+    },
+    ..V3_13
+};
+
+const V3_15: Layout = Layout {
+    runtime: RuntimeLayout {
+        interpreters_head: 936,
+        finalizing: 912,
+        auto_tss_key: None,
+        main_thread: 960,
+        allocators: Some(1008),
+    },
+    interpreter: InterpreterLayout {
+        next: 7264,
+        id: 7272,
+        threads_head: 7336,
+        sysdict: 7576,
+    },
+    thread: ThreadLayout {
+        thread_id: 176,
+        native_thread_id: Some(184),
+        ..V3_14.thread
+    },
+    instance: InstanceLayout {
+        dict: InstanceDict::Inline {
+            cached_keys: 888,
+            type_basicsize: 32,
+        },
+        ..V3_14.instance
+    },
+    ..V3_14
 };

@@ -124,6 +124,49 @@ fn displacement(code: &[u8]) -> Option<u32> {
     (offset < FIELD_OFFSET_MAX && offset % 8 == 0).then_some(offset)
 }
 
+/// Which thread-local variable a function reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ThreadLocal {
+    /// At a fixed distance from the thread pointer, mostly a negative one.
+    Fixed { offset: i32 },
+    /// `offset` bytes behind the place that the `tls_index` at `index_at` names: a module's number, and an offset in
+    /// that module's block.
+    InModule { index_at: u64, offset: u32 },
+}
+
+/// The variable that a function like `PyGILState_GetThisThreadState` returns: compiled for an executable (`mov rax,
+/// fs:[disp]`), for a library loaded with the program (the offset in its GOT), or for any library
+/// (`__tls_get_addr`). `None` where its code has another shape.
+pub(super) fn thread_local_read_by(memory: &dyn Memory, accessor: u64) -> Option<ThreadLocal> {
+    let code = memory.bytes_up_to(accessor, 48);
+    let mut index_at = None;
+    for position in 0..code.len() {
+        let (rest, here) = (&code[position..], at(accessor, position as u32));
+        let fixed = |offset: i32| Some(ThreadLocal::Fixed { offset });
+        match rest {
+            [0x64, 0x48, 0x8b, 0x04, 0x25, ..] => return fixed(u32_in(rest, 5)?.cast_signed()),
+            // mov rax, [rip+disp32]; mov rax, fs:[rax]
+            [0x48, 0x8b, 0x05, _, _, _, _, 0x64, 0x48, 0x8b, 0x00, ..] => {
+                let offset = memory.u64(rip_relative(rest, 3, 7, here)?).ok()?;
+                return fixed(i32::try_from(offset.cast_signed()).ok()?);
+            }
+            // lea rdi, [rip+disp32]
+            [0x48, 0x8d, 0x3d, ..] => index_at = rip_relative(rest, 3, 7, here),
+            // mov rax, [rax] with and without a displacement
+            [0x48, 0x8b, modrm @ (0x00 | 0x40 | 0x80), ..] if index_at.is_some() => {
+                let offset = match modrm {
+                    0x00 => 0,
+                    0x40 => u32::from(*rest.get(3)?),
+                    _ => u32_in(rest, 3)?,
+                };
+                return index_at.map(|index_at| ThreadLocal::InModule { index_at, offset });
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 fn offset_in(base: u64, target: u64) -> Option<u32> {
     let offset = u32::try_from(target.checked_sub(base)?).ok()?;
     (offset < FIELD_OFFSET_MAX && offset % 8 == 0).then_some(offset)

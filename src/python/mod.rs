@@ -13,7 +13,7 @@
 //! stale: each is checked, each loop and length has a named bound, and what races is tried again. This
 //! room never stops a thread, opens no file and writes nothing.
 //!
-//! Platforms: CPython 3.8 to 3.13, release builds with the GIL, x86_64 Linux with glibc. Another version is
+//! Platforms: CPython 3.7 to 3.15, builds with the GIL, debug ones too, x86_64 Linux with glibc. Another version is
 //! one more table in [`layout`].
 
 mod allocators;

@@ -82,7 +82,7 @@ fn attempt(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &HashS
     // The type of the first code object, which every other had, too.
     let code_type = code_type.ok_or(ProofError::NoFrames { threads: states.len() })?;
 
-    let descriptors = Descriptor::collect(memory, &states);
+    let descriptors = Descriptor::collect(memory, runtime, &states);
     if descriptors.is_empty() {
         return Err(ProofError::NoThreadDescriptors { threads: states.len() });
     }
@@ -177,6 +177,7 @@ fn wire_layout(runtime: &Runtime, recipe: Recipe, code_type: u64) -> PythonLayou
     let (tstate_offset, tstate_second) = match recipe {
         Recipe::Inline { offset } => (offset, NONE),
         Recipe::SecondLevel { offset, second } => (offset, second),
+        Recipe::ThreadLocal { below } => (below.wrapping_neg(), NONE),
     };
     let (frame_instr, code_instructions) = match layout.frame.instruction {
         Instruction::Index { offset, .. } => (offset, NONE),

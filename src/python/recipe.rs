@@ -5,11 +5,15 @@
 //! glibc 2.36: the first 32 keys at +0x310, each {sequence number, value}; pointers to blocks of 32 at
 //! +0x510; the kernel's thread id at +0x2d0. These numbers only settle a tie: what counts is that the same
 //! offset holds the right value in every thread.
+//!
+//! From 3.15 the value is a thread-local variable, in the block that the compiler's offsets reach below the thread
+//! pointer: wherever the library was loaded with the program, at the same distance in every thread.
 
 use std::collections::HashSet;
 
 use super::error::ProofError;
 use super::find::Runtime;
+use super::machine_code::{self, ThreadLocal};
 use super::memory::{Memory, at, is_pointer, u32_in, u64_in};
 use super::threads::ThreadState;
 
@@ -18,6 +22,10 @@ const SEARCH_FROM: usize = 0x100;
 const SEARCH_TO: usize = 0x900;
 /// `tcbhead_t.self`, which points to the descriptor itself.
 const SELF_AT: usize = 0x10;
+/// `tcbhead_t.dtv`: the vector of the modules' thread-local blocks, each entry 16 bytes, by the module's number.
+const DTV_AT: u32 = 8;
+/// How far below the thread pointer the variable is looked for: programs have some hundred bytes of static blocks.
+const LOCALS_BYTES: u64 = 4096;
 const GLIBC_FIRST_BLOCK: usize = 0x310;
 const GLIBC_TID: u32 = 0x2d0;
 /// `PTHREAD_KEY_2NDLEVEL_SIZE`: keys in one block.
@@ -33,12 +41,14 @@ pub(super) struct Descriptor {
     /// More than one where sub-interpreters run in the thread; one of them is bound to it.
     pub states: Vec<ThreadState>,
     bytes: Vec<u8>,
+    /// What lies before it, where the interpreter keeps its note there.
+    locals: Vec<u8>,
 }
 
 impl Descriptor {
     /// The descriptors that the thread states lead to. A state whose thread is gone, or that was never
     /// bound to one, has none.
-    pub(super) fn collect(memory: &dyn Memory, states: &[ThreadState]) -> Vec<Self> {
+    pub(super) fn collect(memory: &dyn Memory, runtime: &Runtime, states: &[ThreadState]) -> Vec<Self> {
         let mut list: Vec<Self> = Vec::new();
         let mut states = states.to_vec();
         states.sort_by_key(|state| state.thread_id);
@@ -51,11 +61,17 @@ impl Descriptor {
                 continue;
             }
             let bytes = memory.bytes_up_to(state.thread_id, SEARCH_TO);
+            let locals = if runtime.layout.runtime.auto_tss_key.is_none() {
+                bytes_before(memory, state.thread_id)
+            } else {
+                Vec::new()
+            };
             if u64_in(&bytes, SELF_AT) == Some(state.thread_id) {
                 list.push(Self {
                     thread_pointer: state.thread_id,
                     states: vec![state],
                     bytes,
+                    locals,
                 });
             }
         }
@@ -72,6 +88,7 @@ impl Descriptor {
         let (_, value) = match recipe {
             Recipe::Inline { offset } => key_data(&self.bytes, offset as usize)?,
             Recipe::SecondLevel { offset, second } => self.second_level(memory, offset as usize, second)?,
+            Recipe::ThreadLocal { below } => (0, memory.u64(self.thread_pointer.wrapping_sub(u64::from(below))).ok()?),
         };
         self.states.iter().find(|state| state.address == value).copied()
     }
@@ -83,9 +100,23 @@ impl Descriptor {
         key_data(&data, 8)
     }
 
+    /// The word so far below the thread pointer.
+    fn local(&self, below: u32) -> Option<u64> {
+        u64_in(&self.locals, self.locals.len().checked_sub(below as usize)?)
+    }
+
     fn has_state(&self, value: u64) -> bool {
         self.states.iter().any(|state| state.address == value)
     }
+}
+
+/// What lies before `end`, as far as it is mapped; in whole words.
+fn bytes_before(memory: &dyn Memory, end: u64) -> Vec<u8> {
+    const PAGE_BYTES: u64 = 4096;
+    let in_its_page = end % PAGE_BYTES;
+    let lengths = [LOCALS_BYTES.max(in_its_page), in_its_page];
+    let read = |length: u64| memory.bytes(end.wrapping_sub(length), length as usize).ok();
+    lengths.into_iter().find_map(read).unwrap_or_default()
 }
 
 /// The value at `offset` and the sequence number before it.
@@ -100,6 +131,8 @@ pub(super) enum Recipe {
     Inline { offset: u32 },
     /// At `second` in the block that the word at the thread pointer plus `offset` points to.
     SecondLevel { offset: u32, second: u32 },
+    /// At the thread pointer less `below`.
+    ThreadLocal { below: u32 },
 }
 
 /// At most half of the threads may be unexplained: they started or ended while being read, or belong to
@@ -135,7 +168,10 @@ pub(super) fn thread_state(
     runtime: &Runtime,
     descriptors: &[Descriptor],
 ) -> Result<Recipe, ProofError> {
-    let key = tss_key(memory, runtime);
+    let Some(tss) = runtime.layout.runtime.auto_tss_key else {
+        return thread_local(memory, runtime, descriptors);
+    };
+    let key = tss_key(memory, at(runtime.address, tss));
     let mut inline = Best::default();
     for offset in (SEARCH_FROM + 8..SEARCH_TO).step_by(8) {
         inline.offer(matching(descriptors, |it| key_data(&it.bytes, offset)), offset as u32);
@@ -161,6 +197,44 @@ pub(super) fn thread_state(
         key,
         candidates: failure,
     })
+}
+
+/// The thread-local variable that holds a thread's own thread state, whether the thread is attached or not. Where
+/// all threads are attached another variable holds the same; then the interpreter's own accessor tells which it reads.
+fn thread_local(memory: &dyn Memory, runtime: &Runtime, descriptors: &[Descriptor]) -> Result<Recipe, ProofError> {
+    let read = runtime
+        .thread_state_accessor
+        .and_then(|accessor| machine_code::thread_local_read_by(memory, accessor));
+    let usual = read.and_then(|read| descriptors.iter().find_map(|it| distance_below(memory, it, read)));
+    let mut best = Best::default();
+    for below in (8..=LOCALS_BYTES as u32).step_by(8) {
+        let holds = |it: &&Descriptor| it.local(below).is_some_and(|value| it.has_state(value));
+        best.offer(descriptors.iter().filter(holds).count(), below);
+    }
+    let threads = descriptors.len();
+    match best.only(threads, |below| Some(below) == usual) {
+        Ok(below) => Ok(Recipe::ThreadLocal { below }),
+        Err(candidates) => Err(ProofError::ThreadState {
+            threads,
+            bound: best.matched,
+            key: None,
+            candidates,
+        }),
+    }
+}
+
+/// How far below the thread pointer that variable is.
+fn distance_below(memory: &dyn Memory, descriptor: &Descriptor, read: ThreadLocal) -> Option<u32> {
+    match read {
+        ThreadLocal::Fixed { offset } => u32::try_from(-i64::from(offset)).ok(),
+        ThreadLocal::InModule { index_at, offset } => {
+            let (module, in_module) = (memory.u64(index_at).ok()?, memory.u64(at(index_at, 8)).ok()?);
+            let vector = memory.u64(at(descriptor.thread_pointer, DTV_AT)).ok()?;
+            let block = memory.u64(vector.wrapping_add(module.wrapping_mul(16))).ok()?;
+            let variable = at(block.wrapping_add(in_module), offset);
+            u32::try_from(descriptor.thread_pointer.checked_sub(variable)?).ok()
+        }
+    }
 }
 
 /// The offsets of second-level pointers. The first thread that has any settles which are looked at in the
@@ -209,9 +283,8 @@ fn matching(descriptors: &[Descriptor], data: impl Fn(&Descriptor) -> Option<(u6
     matched
 }
 
-/// The pthread key in `autoTSSkey`, if it looks like one.
-fn tss_key(memory: &dyn Memory, runtime: &Runtime) -> Option<u32> {
-    let tss = at(runtime.address, runtime.layout.runtime.auto_tss_key);
+/// The pthread key in the `Py_tss_t` at `tss`, if it looks like one.
+fn tss_key(memory: &dyn Memory, tss: u64) -> Option<u32> {
     let is_initialised = memory.u32(tss).ok()? == 1;
     let key = memory.u32(at(tss, 4)).ok()?;
     (is_initialised && key < KEYS_MAX).then_some(key)

@@ -68,7 +68,7 @@ pub(super) fn walk(
         }
         let fields: [u8; FRAME_BYTES] = read_frame(memory, frame)?;
         if !is_shim(layout, frame, &fields)? {
-            let code = word(&fields, layout.frame.code);
+            let code = word(&fields, layout.frame.code) & !layout.frame.code_tag;
             check_code(memory, runtime, code_type, codes, code)?;
             let code_bytes = codes.get(&code).map_or(0, |code| code.code_bytes);
             if !instruction_inside(layout, &fields, code, code_bytes) {
@@ -112,13 +112,14 @@ fn word(fields: &[u8], offset: u32) -> u64 {
 }
 
 fn is_shim(layout: &Layout, frame: u64, fields: &[u8]) -> Result<bool, WalkError> {
-    /// Thread 0, generator 1, frame object 2; then the shims.
+    /// Thread 0, generator 1, frame object 2; then the shims: 3, in 3.14 also 4.
     const OWNER_MAX: u8 = 2;
+    const SHIM_MAX: u8 = 4;
     let Some(offset) = layout.frame.owner else {
         return Ok(false);
     };
     let owner = fields.get(offset as usize).copied().unwrap_or(u8::MAX);
-    if layout.frame.owner_shim_min == Some(owner) {
+    if (layout.frame.owner_shim_min).is_some_and(|min| (min..=SHIM_MAX).contains(&owner)) {
         return Ok(true);
     }
     if owner > OWNER_MAX {

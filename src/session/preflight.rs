@@ -197,8 +197,9 @@ fn patiently<T, E>(
             .and_then(&reason)
             .is_some_and(|error| match error {
                 Error::Executed => true,
-                // Another memray's stop, which lasts less than a millisecond: only then can it be seen who tracks.
-                Error::Obstacle(Obstacle::Traced { by, .. }) => target::is_this_program(*by),
+                // Another memray's stop, which lasts less than a millisecond: only then can it be seen who tracks. Or
+                // a tracer that has ended since.
+                Error::Obstacle(Obstacle::Traced { by, .. }) => target::is_this_program(*by) || target::has_ended(*by),
                 error => error.may_be_early() && target::is_young(pid),
             });
         if !is_early || Instant::now() >= deadline {

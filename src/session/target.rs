@@ -93,6 +93,13 @@ pub fn is_this_program(pid: i32) -> bool {
     program(format!("/proc/{pid}/exe")).is_some_and(|it| Some(it) == program("/proc/self/exe".to_owned()))
 }
 
+/// Whether a process is gone, or a zombie, which traces nothing.
+pub fn has_ended(pid: i32) -> bool {
+    // Of a zombie it can't be read where this process may not look, either: that is another error.
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// One of the target's modules, for the Python room.
 pub struct TargetImage<'a> {
     pub process: &'a Process,
@@ -274,5 +281,26 @@ impl ProcNames {
         let tid = self.outer_tid(tid)?;
         let name = std::fs::read(format!("/proc/{}/task/{tid}/comm", self.pid)).ok()?;
         Some(String::from_utf8_lossy(&name).trim_end().to_owned()).filter(|name| !name.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_zombie_has_ended_and_a_living_process_has_not() {
+        assert!(!has_ended(std::process::id().cast_signed()));
+        let mut child = Command::new("true").stdout(Stdio::piped()).spawn().expect("true");
+        let pid = child.id().cast_signed();
+        // Its end closes the pipe; a moment later it is a zombie.
+        let _ = child.stdout.take().expect("piped").read_to_end(&mut Vec::new());
+        while !has_ended(pid) {
+            std::thread::yield_now();
+        }
+        child.wait().expect("waited for");
+        assert!(has_ended(pid));
     }
 }

@@ -66,7 +66,8 @@ pub struct PythonLayout {
     /// 0: no Python stacks are walked.
     pub enabled: u32,
     /// Offset, from the thread pointer, of the pthread-specific value that holds this thread's
-    /// `PyThreadState*`; where `tstate_second` is given, of the pointer to the second-level block.
+    /// `PyThreadState*`; where `tstate_second` is given, of the pointer to the second-level block. From 3.15 of the
+    /// thread-local variable that holds it, below the thread pointer: a negative number in two's complement.
     pub tstate_offset: u32,
     /// Offset in the second-level block, for pthread keys from 32 on.
     pub tstate_second: u32,

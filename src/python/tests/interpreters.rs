@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Every version that is supported, and the system's.
-pub const SUPPORTED: [&str; 7] = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "system"];
+pub const SUPPORTED: [&str; 8] = ["3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "system"];
 
 /// The executable of a version (`3.8`, or `system` for /usr/bin/python3). Where it is missing the reason is
 /// printed and the test is to return; with MEMRAY_TEST_REQUIRE_ALL set it fails instead.
