@@ -1,7 +1,7 @@
 //! What is different in a process after detach: what the design leaves, and nothing else.
 
 use crate::support::snapshot::{Mapping, Snapshot, maps};
-use crate::support::{Interpreter, Target, Tool, process, skip_optional, tool};
+use crate::support::{Interpreter, Target, Tool, interpreters, process, skip, skip_optional, tool};
 
 per_interpreter!(
     one_leaves_little_and_a_hundred_leave_the_same,
@@ -145,4 +145,85 @@ fn a_tool_that_needs_a_memfd_leaves_the_same(python: &Interpreter) {
     assert_eq!(after_memfd.maps_changed(&after), (vec![], vec![]));
     target.ask("go", "done");
     assert!(target.finish().success());
+}
+
+/// A thread that left a hook's recording part by a jump leaves its mark there, too: nothing tells it from one that is
+/// held up in it and will write yet. Its ring's place is not used again before it has run on; then it is.
+#[test]
+fn the_place_of_a_ring_that_a_thread_was_recording_into_is_used_again_once_it_ran_on() {
+    let Some(python) = interpreters::any() else {
+        return skip("no interpreter");
+    };
+    let mut target = Target::spawn(&python, "quiet.py", &[]);
+    let size_kb = |target: &Target| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", target.pid())).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.and_then(|it| it.parse::<u64>().ok()).expect("VmSize")
+    };
+    // Where memory is taken on demand it is taken here.
+    target.ask("go", "done");
+    cycle(&target);
+    leave_a_mark(&mut target);
+    let marked_kb = size_kb(&target);
+    cycle(&target);
+    let elsewhere_kb = size_kb(&target);
+    assert!(
+        elsewhere_kb > marked_kb + 8192,
+        "{marked_kb} → {elsewhere_kb} kB: the mark was ignored"
+    );
+
+    leave_a_mark(&mut target);
+    let before_ticks = cpu_ticks(&target);
+    while cpu_ticks(&target) < before_ticks + 20 {
+        target.ask("go", "done");
+    }
+    for _ in 0..3 {
+        cycle(&target);
+    }
+    let after_kb = size_kb(&target);
+    assert!(
+        after_kb < elsewhere_kb + 2048,
+        "{elsewhere_kb} → {after_kb} kB: the range is lost"
+    );
+    assert!(target.finish().success());
+}
+
+/// A window at whose end the main thread is marked as recording.
+fn leave_a_mark(target: &mut Target) {
+    use std::os::unix::fs::FileExt;
+    // `wire::region`: the thread table begins behind one page, with 64 bytes a thread: its pointer, id, and mark.
+    const TABLE: u64 = 4096;
+    const THREADS: usize = 8192;
+    let pid = target.pid_text();
+    let capture = target.dir.file("capture.bin");
+    Tool::new(&["attach", &pid, "-f", "-q", "-o", &capture]).succeed();
+    target.ask("go", "done");
+    let region = maps(target.pid())
+        .into_iter()
+        .find(|map| map.path.contains("memfd:memray") || map.path.starts_with("/dev/zero"))
+        .expect("the ring is mapped");
+    let memory = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{pid}/mem"))
+        .expect("its memory");
+    let mut table = vec![0; 64 * THREADS];
+    memory
+        .read_exact_at(&mut table, region.start + TABLE)
+        .expect("the table");
+    let tid = target.pid().to_le_bytes();
+    let entry = table
+        .chunks_exact(64)
+        .position(|entry| entry[8..12] == tid)
+        .expect("its entry");
+    let mark = region.start + TABLE + 64 * entry as u64 + 12;
+    memory.write_all_at(&1u32.to_le_bytes(), mark).expect("the mark");
+    Tool::new(&["detach", &pid]).succeed();
+    target.assert_free();
+}
+
+fn cpu_ticks(target: &Target) -> u64 {
+    let field = |number| process::stat_field(target.pid(), number).and_then(|it| it.parse::<u64>().ok());
+    field(14).expect("utime") + field(15).expect("stime")
 }

@@ -5,6 +5,7 @@ use super::findings;
 use super::headroom::{self, Need};
 use super::hooking::Hooks;
 use super::landing::Landing;
+use super::late_writers::LateWriters;
 use super::lock::AttachLock;
 use super::payload::{self, Image};
 use super::place::missing_bytes;
@@ -180,6 +181,12 @@ impl Examination {
         self.landings = Landing::find_all(process, &self.maps);
         if self.purpose == Purpose::Look {
             found = findings::sessions(process, &self.landings)?;
+        } else {
+            for landing in self.landings.iter_mut().filter(|landing| landing.is_tainted()) {
+                if LateWriters::have_left(process, landing) {
+                    landing.cleanse_reservation(process)?;
+                }
+            }
         }
         Ok(found)
     }

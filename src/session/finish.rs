@@ -6,6 +6,7 @@ use super::error::Error;
 use super::exchange;
 use super::follow::{Family, Follow};
 use super::guardian::Guardian;
+use super::late_writers::LateWriters;
 use super::place::withdraw;
 use super::repair::{self, restore_slots};
 use super::sampler::now_ms;
@@ -230,6 +231,7 @@ impl Session {
         });
         let switched_off = self.landing.set_flag(&self.process, FLAG_OFF);
         if is_busy {
+            self.late_writers = LateWriters::find(&self.process, &self.landing);
             self.landing.taint_reservation(&self.process)?;
         }
         // What counts is that it is off.
@@ -270,6 +272,10 @@ impl Session {
         let withdraw = || withdraw(&self.process, &maps, &self.landing, &self.borrow);
         match withdraw().or_else(|_| withdraw()) {
             Ok(pause) => {
+                if let Some(late) = &self.late_writers {
+                    // Without it the range is not used again, which harms nobody.
+                    let _ = late.note(&self.process, &self.landing);
+                }
                 self.pause_us.push(pause.pause_us);
                 self.warnings
                     .extend(pause.disturbance.map(|disturbance| disturbance.to_string()));

@@ -130,6 +130,17 @@ impl Landing {
         self.write_field(process, offset_of!(LandingHeader, reservation_tainted), 1)
     }
 
+    /// Whether a thread may still write into the reservation that an earlier session had.
+    pub fn is_tainted(&self) -> bool {
+        self.header.reservation_tainted != 0
+    }
+
+    /// Nobody will.
+    pub fn cleanse_reservation(&mut self, process: &Process) -> Result<(), inject::Error> {
+        self.header.reservation_tainted = 0;
+        self.write_field(process, offset_of!(LandingHeader, reservation_tainted), 0)
+    }
+
     pub fn set_journal_count(&mut self, process: &Process, count: u64) -> Result<(), inject::Error> {
         self.header.journal_count = count;
         self.write_field(process, offset_of!(LandingHeader, journal_count), count)

@@ -31,6 +31,7 @@ mod hooking;
 mod host;
 mod journal;
 mod landing;
+mod late_writers;
 mod limits;
 mod live;
 mod lock;
@@ -81,6 +82,7 @@ use guardian::Guardian;
 use hooking::Hooks;
 use inject::{BorrowOptions, Files, Passage, Process};
 use landing::Landing;
+use late_writers::LateWriters;
 use limits::Disk;
 use native::Native;
 use ring_memory::RingSource;
@@ -130,6 +132,8 @@ pub struct Session {
     attached_ms: i64,
     /// The last count of module changes whose modules are hooked.
     modules_seen: u64,
+    /// Threads that were still recording once the window was closed.
+    late_writers: Option<LateWriters>,
     /// The thread that was stopped at attach.
     stopped_tid: i32,
     pause_us: Vec<u64>,

@@ -330,5 +330,5 @@ fn is_reusable(landing: &Landing, maps: &[Mapping], wanted_bytes: u64) -> bool {
         }
         covered = map.end;
     }
-    start != 0 && header.reservation_tainted == 0 && header.reservation_bytes >= wanted_bytes && covered >= end
+    start != 0 && !landing.is_tainted() && header.reservation_bytes >= wanted_bytes && covered >= end
 }

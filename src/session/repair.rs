@@ -4,13 +4,14 @@ use super::blank;
 use super::error::Error;
 use super::exchange;
 use super::landing::{Landing, Owner};
+use super::late_writers::LateWriters;
 use super::lock::AttachLock;
 use super::place::{RegionOwner, Wreck};
 use super::{control, target};
 use inject::{BorrowOptions, Handle, Mapping, Process, RemoteAddr, Topic};
 use std::time::{Duration, Instant};
 use wire::landing::{FLAG_OFF, JOURNAL_BYTES};
-use wire::region::{RegionHeader, THREAD_ENTRIES, THREADS_OFFSET, ThreadEntry};
+use wire::region::RegionHeader;
 
 /// A thread that saw the flag on gets this long to leave the recording part of a hook.
 const IN_FLIGHT: Duration = Duration::from_millis(5);
@@ -232,10 +233,19 @@ fn repair(process: &Process, landing: &mut Landing, region: RegionOwner) -> Resu
     let wreck = Wreck::of(process, &maps, landing)?;
     // A forked child has none of the threads of its parent's table.
     let may_be_busy = region == RegionOwner::Itself;
-    if may_be_busy && wreck.is_mapped && threads_are_busy(process, landing.header.journal.wrapping_add(JOURNAL_BYTES)) {
+    let late = if may_be_busy && wreck.is_mapped {
+        LateWriters::find(process, landing)
+    } else {
+        Some(LateWriters::default())
+    };
+    if late != Some(LateWriters::default()) {
         landing.taint_reservation(process)?;
     }
     wreck.clear(process, &maps, landing, region)?;
+    if let Some(late) = late.filter(|late| *late != LateWriters::default()) {
+        // Without it the range is not used again, which harms nobody.
+        let _ = late.note(process, landing);
+    }
     let owner = landing.owner(process);
     if !landing.is_unsealed() {
         insist(|| landing.end_session(process))?;
@@ -290,21 +300,6 @@ pub fn restore_slots(process: &Process, landing: &mut Landing) -> Result<(), Err
     }
     insist(|| landing.set_journal_count(process, 0))?;
     Ok(())
-}
-
-fn threads_are_busy(process: &Process, region: u64) -> bool {
-    const ENTRY: usize = size_of::<ThreadEntry>();
-    let mut table = vec![0; THREAD_ENTRIES * ENTRY];
-    if process
-        .read(RemoteAddr(region.wrapping_add(THREADS_OFFSET)), &mut table)
-        .is_err()
-    {
-        return true;
-    }
-    let busy = std::mem::offset_of!(ThreadEntry, busy);
-    table
-        .chunks_exact(ENTRY)
-        .any(|entry| entry[..8] != [0; 8] && entry[busy..busy + 4] != [0; 4])
 }
 
 /// Whether the process that a mark names still drains. The mark lies in the target, which may have written anything into

@@ -205,6 +205,7 @@ impl Survey {
             fetches: options.debuginfod,
             python_version: self.description.version_hex,
             follow,
+            late_writers: None,
             checkpoint,
             live_since,
             live_after,

@@ -250,6 +250,36 @@ pub fn end(process: &Process) -> TargetEnd {
     }
 }
 
+/// When a thread started and for how long it has run, in clock ticks.
+pub struct ThreadTimes {
+    pub start_ticks: u64,
+    pub cpu_ticks: u64,
+}
+
+/// The times of the thread that the target calls `tid`; `None` where there is none.
+pub fn thread_times(pid: i32, tid: u32) -> Option<ThreadTimes> {
+    let tid = outer_tid(pid, is_nested(pid), tid)?;
+    let stat = inject::proc_text(&format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    // The second field may contain anything; the third is the first behind it.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some(ThreadTimes {
+        start_ticks: field(22)?,
+        cpu_ticks: field(14)? + field(15)?,
+    })
+}
+
+/// Our number for the thread that the target calls `tid`.
+fn outer_tid(pid: i32, is_nested: bool, tid: u32) -> Option<i32> {
+    if !is_nested {
+        return i32::try_from(tid).ok();
+    }
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .find(|&outer| inner_tid(pid, outer) == Some(tid))
+}
+
 /// Thread names from the kernel.
 pub struct ProcNames {
     pid: i32,
@@ -261,24 +291,12 @@ impl ProcNames {
         let pid = process.pid();
         Self {
             pid,
-            is_nested: inner_tid(pid, pid) != u32::try_from(pid).ok(),
+            is_nested: is_nested(pid),
         }
     }
 
-    fn outer_tid(&self, tid: u32) -> Option<i32> {
-        if !self.is_nested {
-            return i32::try_from(tid).ok();
-        }
-        let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
-        entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-            .find(|&outer| inner_tid(self.pid, outer) == Some(tid))
-    }
-}
-
-impl ProcNames {
     pub fn name(&self, tid: u32) -> Option<String> {
-        let tid = self.outer_tid(tid)?;
+        let tid = outer_tid(self.pid, self.is_nested, tid)?;
         let name = std::fs::read(format!("/proc/{}/task/{tid}/comm", self.pid)).ok()?;
         Some(String::from_utf8_lossy(&name).trim_end().to_owned()).filter(|name| !name.is_empty())
     }
