@@ -104,8 +104,9 @@ fn no_kind_of_child_is_recorded(python: &Interpreter) {
     let dump = Dump::read(reader, &capture);
     dump.assert_no_address_twice_alive();
     let allocations = || dump.records.iter().filter(|record| record.is_allocation());
+    let parent_bytes = PARENT_BYTES + python.bytearray_header_bytes();
     let sized = |bytes: u64| allocations().filter(move |record| record.size == bytes);
-    assert_eq!(sized(PARENT_BYTES).count(), made * PARENT_ROUND, "of {made} children");
+    assert_eq!(sized(parent_bytes).count(), made * PARENT_ROUND, "of {made} children");
     let of_child = allocations().find(|record| {
         let mut functions = record.stack.split('\x1e');
         functions.any(|frame| frame.starts_with("child")) || CHILD_BYTES.contains(&record.size)
@@ -115,7 +116,7 @@ fn no_kind_of_child_is_recorded(python: &Interpreter) {
     // A vfork child is its parent's thread, as far as the heap is concerned.
     let vforked: Vec<_> = sized(VFORK_BYTES).collect();
     assert_eq!(vforked.len(), VFORK_BLOCKS);
-    let main_thread = sized(PARENT_BYTES).next().expect("the parent allocated").tid;
+    let main_thread = sized(parent_bytes).next().expect("the parent allocated").tid;
     for record in &vforked {
         assert_eq!(record.tid, main_thread, "{record:?}");
         assert!(record.stack.starts_with("main\x1f"), "{record:?}");
@@ -151,7 +152,8 @@ fn a_lasting_child_is_a_target_of_its_own(python: &Interpreter) {
         Tool::new(&["detach", &child]).succeed().assert_says(&of_child);
         assert_clean(child_pid);
         let dump = Dump::read(reader.clone(), &of_child);
-        let works = |record: &&upstream::Record| record.is_allocation() && record.size == CHILD_WORK_BYTES;
+        let bytes = CHILD_WORK_BYTES + python.bytearray_header_bytes();
+        let works = |record: &&upstream::Record| record.is_allocation() && record.size == bytes;
         assert_eq!(
             dump.records.iter().filter(works).count(),
             2 * CHILD_WORK_BLOCKS,
@@ -172,7 +174,8 @@ fn a_lasting_child_is_a_target_of_its_own(python: &Interpreter) {
     Tool::new(&["detach", &child]).succeed();
     assert_clean(child_pid);
     let dump = Dump::read(reader, &of_child);
-    assert!(dump.records.iter().any(|record| record.size == CHILD_WORK_BYTES));
+    let bytes = CHILD_WORK_BYTES + python.bytearray_header_bytes();
+    assert!(dump.records.iter().any(|record| record.size == bytes));
     target.ask("end", "done");
     assert_complete(&of_parent);
     assert!(target.finish().success());

@@ -113,7 +113,8 @@ fn every_object_of_a_loop(python: &Interpreter) {
     Tool::new(&["detach", &pid]).succeed();
     let dump = Dump::read(reader, &capture);
     // An object's header comes on top, and a bytearray's terminating zero.
-    for (least, most) in [(1501, 1501 + 64), (1777, 1777 + 8)] {
+    let bytearray_bytes = 1777 + python.bytearray_header_bytes();
+    for (least, most) in [(1501, 1501 + 64), (bytearray_bytes, bytearray_bytes + 8)] {
         let sized = |size: u64| (least..=most).contains(&size);
         let count = dump
             .records

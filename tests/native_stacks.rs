@@ -1,7 +1,8 @@
 //! `attach --native`. glibc's own unwinder, called in the target beside each allocation, says what is right.
 
 use crate::support::{
-    Dir, Interpreter, Target, Tool, eventually, interpreters, native, packages, process, snapshot, test_file, upstream,
+    Dir, Interpreter, Target, Tool, eventually, interpreters, native, packages, process, skip_optional, snapshot,
+    test_file, upstream,
 };
 use nix::sys::signal::Signal;
 use std::collections::HashMap;
@@ -275,7 +276,19 @@ fn upstreams_reader_merges_native_frames_of_places(python: &Interpreter) {
     assert_upstream_merges(python, &["--aggregate"]);
 }
 
+/// Upstream's rule takes the name of the evaluation loop, which is not exported from 3.14 on: Debian's stripped builds
+/// have none.
+fn names_its_loop(python: &Interpreter) -> bool {
+    if python.minor >= 14 {
+        skip_optional("merged stacks", "this interpreter does not name its evaluation loop");
+    }
+    python.minor < 14
+}
+
 fn assert_upstream_merges(python: &Interpreter, more: &[&str]) {
+    if !names_its_loop(python) {
+        return;
+    }
     let (Some(mut target), Some(reader)) = (target(python), upstream::python()) else {
         return;
     };
@@ -333,6 +346,9 @@ per_interpreter!(every_python_frame_has_its_place_among_native_ones);
 
 /// Of all kinds of calls: generators, coroutines, comprehensions, callbacks, methods, thousands deep, in threads.
 fn every_python_frame_has_its_place_among_native_ones(python: &Interpreter) {
+    if !names_its_loop(python) {
+        return;
+    }
     let Some(reader) = upstream::python() else { return };
     let dir = Dir::new();
     let (log, capture) = (dir.file("log"), dir.file("capture.bin"));

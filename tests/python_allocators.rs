@@ -65,23 +65,36 @@ fn detach(target: &Target) {
 
 /// No word of any file's writable data leads to a landing: slots and Python's tables alike.
 fn assert_no_hook_in_data(pid: u32) {
-    assert_eq!(hooks_in_data(pid), 0, "words of its modules' data lead to a hook");
+    let found = list_hooks_in_data(pid);
+    assert!(
+        found.is_empty(),
+        "words of its modules' data lead to a hook: {found:#?}"
+    );
 }
 
 fn hooks_in_data(pid: u32) -> usize {
+    list_hooks_in_data(pid).len()
+}
+
+/// File, offset from the mapping's start, and value.
+fn list_hooks_in_data(pid: u32) -> Vec<String> {
     let maps = maps(pid);
     let memory = File::open(format!("/proc/{pid}/mem")).expect("the target's memory");
     let is_data = |map: &&crate::support::snapshot::Mapping| {
         map.inode != 0 && map.permissions.starts_with("rw") && map.permissions.ends_with('p')
     };
-    let mut found = 0;
+    let mut found = Vec::new();
     for map in maps.iter().filter(is_data) {
         let mut bytes = vec![0; map.bytes() as usize];
         if memory.read_exact_at(&mut bytes, map.start).is_err() {
             continue;
         }
         let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-        found += words.filter(|&word| word > 1 << 32 && is_landing(&maps, word)).count();
+        // A landing begins with a page without code; what points to a mapping's start is libffi's closures (3.7).
+        let is_start = |word: u64| maps.iter().any(|map| map.start == word);
+        let leads = |word: u64| word > 1 << 32 && is_landing(&maps, word) && !is_start(word);
+        let words = words.enumerate().filter(|&(_, word)| leads(word));
+        found.extend(words.map(|(index, word)| format!("{} +{:#x}: {word:#x}", map.path, 8 * index)));
     }
     found
 }

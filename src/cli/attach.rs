@@ -382,11 +382,13 @@ fn announce_background(args: &AttachArgs, pid: i32, path: &Path) -> bool {
     };
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdin(&null);
-        let _ = nix::unistd::dup2_stdout(&null);
         // Of a program that memray runs the terminal is still there.
         if !args.runner {
             let _ = nix::unistd::dup2_stderr(&null);
         }
+        // Last: its end is what the command waits for that started this process, and whoever waits for that command
+        // must not wait for this one.
+        let _ = nix::unistd::dup2_stdout(&null);
     }
     is_told
 }

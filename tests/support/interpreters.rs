@@ -1,6 +1,7 @@
 //! The interpreters of this machine.
 
-use super::skip;
+use super::{skip, skip_optional};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -13,13 +14,22 @@ pub struct Interpreter {
     pub minor: u32,
 }
 
+impl Interpreter {
+    /// What the storage of a bytearray takes beside its content and the terminating zero: from 3.15 on it is a bytes
+    /// object.
+    pub fn bytearray_header_bytes(&self) -> u64 {
+        if self.minor >= 15 { 32 } else { 0 }
+    }
+}
+
 /// Makes one test of each named function for each interpreter: `exact::py3_12`, `exact::system`, …
 macro_rules! per_interpreter {
     ($($function:ident),* $(,)?) => { $(
         mod $function {
             use crate::support::interpreters;
             per_interpreter!(@one $function,
-                py3_8 = 8, py3_9 = 9, py3_10 = 10, py3_11 = 11, py3_12 = 12, py3_13 = 13);
+                py3_7 = 7, py3_8 = 8, py3_9 = 9, py3_10 = 10, py3_11 = 11, py3_12 = 12, py3_13 = 13, py3_14 = 14,
+                py3_15 = 15);
             /// Debian's is static, stripped and not position-independent.
             #[test]
             fn system() {
@@ -39,12 +49,23 @@ macro_rules! per_interpreter {
     )* };
 }
 
-/// pyenv's CPython 3.`minor`, or the one on PATH. Skips where there is none.
+/// The minor versions that are supported.
+const MINORS: RangeInclusive<u32> = 7..=15;
+/// From this one on pyenv is not expected to have it: `scripts/interpreters` sets it up.
+const UNPACKED_MINOR_MIN: u32 = 14;
+
+/// pyenv's CPython 3.`minor`, the one on PATH, or the one that `scripts/interpreters` has set up. Skips where there is
+/// none.
 pub fn minor(minor: u32) -> Option<Interpreter> {
     static FOUND: OnceLock<Vec<Interpreter>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| (8..=13).filter_map(find).collect());
+    let found = FOUND.get_or_init(|| MINORS.filter_map(find).collect());
     let python = found.iter().find(|python| python.minor == minor).cloned();
-    if python.is_none() {
+    if python.is_none() && minor >= UNPACKED_MINOR_MIN {
+        skip_optional(
+            &format!("CPython 3.{minor}"),
+            "set it up with: sudo scripts/interpreters",
+        );
+    } else if python.is_none() {
         skip(&format!("no CPython 3.{minor} in pyenv's versions or on PATH"));
     }
     python
@@ -54,10 +75,10 @@ pub fn minor(minor: u32) -> Option<Interpreter> {
 pub fn system() -> Option<Interpreter> {
     let path = PathBuf::from("/usr/bin/python3");
     let python = version(&path)
-        .filter(|minor| (8..=13).contains(minor))
+        .filter(|minor| MINORS.contains(minor))
         .map(|minor| Interpreter { path, minor });
     if python.is_none() {
-        skip("/usr/bin/python3 is no CPython 3.8 to 3.13");
+        skip("/usr/bin/python3 is no CPython 3.7 to 3.15");
     }
     python
 }
@@ -86,6 +107,8 @@ fn find(minor: u32) -> Option<Interpreter> {
             candidates.push(directory.join(format!("python3.{minor}")));
         }
     }
+    let unpacked = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../lab/bin");
+    candidates.push(unpacked.join(format!("python3.{minor}")));
     let path = candidates.into_iter().find(|path| version(path) == Some(minor))?;
     Some(Interpreter { path, minor })
 }

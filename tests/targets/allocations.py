@@ -22,6 +22,8 @@ import os
 import sys
 import threading
 
+from native_id import get_native_id
+
 MALLOC, REALLOC, CALLOC, MMAP = 6, 7, 8, 14
 LOG = []
 KEEP = []
@@ -70,7 +72,7 @@ def allocators_of(obj):
 
 
 def enter(kind, size, unique, alive, allocators, scope, stack):
-    row = [kind, size, unique, alive, threading.get_native_id(), allocators, scope, stack]
+    row = [kind, size, unique, alive, get_native_id(), allocators, scope, stack]
     LOG.append(row)
     return row
 
@@ -317,7 +319,8 @@ def several_lines():
         bytes(
             S()
         ),
-        line=first + 2,
+        # Of the call's last argument, up to 3.7.
+        line=first + (2 if sys.version_info >= (3, 8) else 3),
     )
     value = [
         1,

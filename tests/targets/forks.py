@@ -128,7 +128,8 @@ def double_fork():
 
 
 def spawn():
-    for function in (os.posix_spawn, os.posix_spawnp):
+    # Before 3.8 there is none.
+    for function in filter(None, (getattr(os, name, None) for name in ("posix_spawn", "posix_spawnp"))):
         reap(function("/bin/true", ["true"], os.environ))
 
 

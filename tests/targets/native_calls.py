@@ -23,6 +23,7 @@ import sys
 import threading
 
 import _ctypes
+from native_id import get_native_id
 from written_stack import stack_of
 
 CAPACITY = 4096
@@ -72,7 +73,7 @@ def run(library, name, fence, size, alone=True):
     stack = stack_of(sys._getframe(), sys._getframe().f_lineno + 1)
     count = library.run(events, CAPACITY, fence, size, alone)
     assert 0 < count <= CAPACITY
-    enter(name, threading.get_native_id(), fence, stack, events[:count])
+    enter(name, get_native_id(), fence, stack, events[:count])
 
 
 def deeper(depth, *arguments):
@@ -114,7 +115,7 @@ def strange(library):
     def called():
         stack = stack_of(sys._getframe(), sys._getframe().f_lineno + 1)
         KEEP.append(bytearray(770001))
-        LOG.append([("python", KEEP[-1].__alloc__(), threading.get_native_id(), stack)])
+        LOG.append([("python", KEEP[-1].__alloc__(), get_native_id(), stack)])
 
     it = Stranger(ctypes.addressof(events), 780001, 4800, CALLBACK(called))
     library.stranger(it)

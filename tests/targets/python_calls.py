@@ -20,6 +20,7 @@ import threading
 import time
 import tracemalloc
 
+from native_id import get_native_id
 from written_stack import stack_of
 
 CAPACITY = 4096
@@ -50,7 +51,7 @@ def run(library, name, fence, size):
     events = (Event * CAPACITY)()
     stack = stack_of(sys._getframe(), sys._getframe().f_lineno + 1)
     count = library.run(ctypes.addressof(events), fence, size)
-    enter(name, threading.get_native_id(), fence, stack, events[:count])
+    enter(name, get_native_id(), fence, stack, events[:count])
 
 
 def strangers(free_library):
@@ -68,7 +69,7 @@ def small_objects(first):
     for size in range(first, first + 120):
         stack = stack_of(sys._getframe(), sys._getframe().f_lineno + 1)
         made = bytes(size)
-        LOG.append(("object", sys.getsizeof(made), threading.get_native_id(), stack, int(size % 3 == 0)))
+        LOG.append(("object", sys.getsizeof(made), get_native_id(), stack, int(size % 3 == 0)))
         if size % 3 == 0:
             KEEP.append(made)
 

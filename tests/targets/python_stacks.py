@@ -16,6 +16,8 @@ import os
 import sys
 import threading
 
+from native_id import get_native_id
+
 KEEP = []
 LOG = []
 # Emptied when the window is over.
@@ -42,7 +44,7 @@ def note(made, category):
     """Writes down what the caller has made on the line that it calls from."""
     KEEP.append(made)
     if OPEN:
-        LOG.append(("python", made.__alloc__(), threading.get_native_id(), stack_of(sys._getframe(1)), category))
+        LOG.append(("python", made.__alloc__(), get_native_id(), stack_of(sys._getframe(1)), category))
 
 
 # --- names
@@ -62,6 +64,8 @@ def without_lines():
 
 
 def lineless():
+    if sys.version_info < (3, 8):
+        return
     code = without_lines.__code__
     table = {"co_lnotab": b""} if sys.version_info < (3, 10) else {"co_linetable": b""}
     function = type(without_lines)(code.replace(**table), globals())
@@ -142,14 +146,16 @@ SUB = """
 def deep(depth):
     if depth:
         return deep(depth - 1)
-    import sys, threading
+    import sys
+    sys.path.insert(0, %(targets)r)
+    from native_id import get_native_id
     made = bytearray(%(size)d)
     frame, frames = sys._getframe(), []
     while frame is not None:
         line = frame.f_lineno - (3 if not frames else 0)
         frames.append("%%s\\x1f%%s\\x1f%%d" %% (frame.f_code.co_name, frame.f_code.co_filename, line))
         frame = frame.f_back
-    row = ("python", str(made.__alloc__()), str(threading.get_native_id()), "\\x1e".join(frames), "%(category)s")
+    row = ("python", str(made.__alloc__()), str(get_native_id()), "\\x1e".join(frames), "%(category)s")
     sys.kept = made
     with open(%(path)r, "a") as out:
         out.write("\\t".join(row) + "\\n")
@@ -163,16 +169,19 @@ def run_in(module, interpreter, path, category):
     # state of the one that made the interpreter (gh-109860), whose frames nobody else may walk: no stack.
     is_lent = sys.version_info[:2] == (3, 12) and threading.current_thread() is not threading.main_thread()
     is_own = sys.version_info >= (3, 12) and not is_lent
-    code = SUB % {"size": size, "path": path if is_own else os.devnull, "category": category}
+    targets = os.path.dirname(os.path.abspath(__file__))
+    code = SUB % {"size": size, "path": path if is_own else os.devnull, "category": category, "targets": targets}
     stack = stack_of(sys._getframe()).split("\x1e")
     stack[0] = stack[0].rsplit("\x1f", 1)[0] + "\x1f%d" % (sys._getframe().f_lineno + 1)
     module.run_string(interpreter, code)
     if not is_own:
         stack = "" if is_lent else "\x1e".join(stack)
-        LOG.append(("python", size + 1, threading.get_native_id(), stack, category))
+        LOG.append(("python", size + 1, get_native_id(), stack, category))
 
 
 def interpreters(path):
+    if sys.version_info < (3, 8):
+        return
     try:
         import _interpreters as module
     except ImportError:

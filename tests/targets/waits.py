@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 
+from native_id import get_native_id
+
 
 def after_wait():
     return bytes(123457 - sys.getsizeof(b""))
@@ -25,11 +27,11 @@ def main(library, kind, seconds, others=0, other_kind="nanosleep"):
     if error:
         os.write(1, ("unavailable %s\n" % os.strerror(-error)).encode())
         return
-    tids = [threading.get_native_id()]
+    tids = [get_native_id()]
     started = threading.Semaphore(0)
 
     def sleep(kind):
-        tids.append(threading.get_native_id())
+        tids.append(get_native_id())
         started.release()
         native.wait_for(kind.encode(), 3600.0)
 

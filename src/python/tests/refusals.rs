@@ -21,7 +21,7 @@ fn older_versions_are_named() {
             panic!("{error:?}")
         };
         assert!(found.starts_with(&format!("{version}.")), "{found}");
-        assert!(error.to_string().ends_with("supported are 3.8 to 3.13"), "{error}");
+        assert!(error.to_string().ends_with("supported are 3.7 to 3.15"), "{error}");
         assert!(error.fix().is_some());
     }
 }
