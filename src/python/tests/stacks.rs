@@ -17,7 +17,7 @@ lock = _thread.allocate_lock()
 reports = []
 done = []
 def park(frames):
-    reports.append([_thread.get_ident(), threading.get_native_id()] + frames)
+    reports.append([_thread.get_ident(), native_id()] + frames)
     done.append(1)
     time.sleep(1000)
 def grün_名前(depth):
@@ -30,7 +30,7 @@ def numbers():
     while len(done) < 2:
         time.sleep(0.001)
     frames = stack()
-    say('thread', _thread.get_ident(), threading.get_native_id(), *frames)
+    say('thread', _thread.get_ident(), native_id(), *frames)
     for report in reports:
         # park itself is missing from what its caller saw.
         say('thread', *(report[:2] + ['park', __file__] + report[2:]))
