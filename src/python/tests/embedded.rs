@@ -57,7 +57,8 @@ const READY: &str = "_out.write(b'ready\\n'); _out.flush(); time.sleep(1000)";
 
 #[test]
 fn sub_interpreters_are_walked() {
-    for version in SUPPORTED {
+    // 3.7 has no module for them.
+    for version in SUPPORTED.into_iter().filter(|&it| it != "3.7") {
         let Some(python) = interpreter(version) else { continue };
         let target = Target::start(
             &python,
