@@ -4,6 +4,7 @@ tracker as well.
 usage: track.py allocations.py CAPTURE LOG
 """
 import _thread
+import os
 import runpy
 import sys
 import threading
@@ -13,6 +14,8 @@ import memray
 
 def main(target, capture, log):
     sys.argv = [target, log]
+    # As for a script; runpy does that for directories only.
+    sys.path.insert(0, os.path.dirname(target))
     names = runpy.run_path(target, run_name="target")
     lock, back = _thread.allocate_lock(), _thread.allocate_lock()
     lock.acquire()
