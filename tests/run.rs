@@ -79,9 +79,9 @@ fn records_from_the_first_line_to_the_end(python: &Interpreter) {
 }
 
 /// Nothing that a program can see of itself differs from a start without memray.
-/// Before 3.8 there is no function in which a program could be held; in 3.15 its first line is not seen yet.
+/// Before 3.8 there is no function in which a program could be held.
 fn can_be_held(python: &Interpreter) -> bool {
-    (8..=14).contains(&python.minor)
+    python.minor >= 8
 }
 
 fn modules_and_commands(python: &Interpreter) {

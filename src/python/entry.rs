@@ -42,7 +42,7 @@ impl ProgramFrame {
             }
         };
         let layout = &runtime.layout;
-        let is_outermost = walk::innermost(memory, layout, found.thread_state).ok()? == 0;
+        let is_outermost = !walk::runs_code(memory, layout, found.thread_state).ok()?;
         (is_outermost && found.is_program(memory, layout)).then_some(found)
     }
 
@@ -52,9 +52,12 @@ impl ProgramFrame {
     }
 
     fn is_program(self, memory: &dyn Memory, layout: &Layout) -> bool {
-        let code = memory.u64(at(self.frame, layout.frame.code));
+        let Ok(code) = memory.u64(at(self.frame, layout.frame.code)) else {
+            return false;
+        };
+        let code = walk::code_in(layout, code);
         let text = |offset| {
-            let object = memory.u64(at(*code.as_ref().ok()?, offset)).ok()?;
+            let object = memory.u64(at(code, offset)).ok()?;
             objects::string(memory, layout, object)
         };
         match text(layout.code.name).as_deref() {

@@ -68,7 +68,7 @@ pub(super) fn walk(
         }
         let fields: [u8; FRAME_BYTES] = read_frame(memory, frame)?;
         if !is_shim(layout, frame, &fields)? {
-            let code = word(&fields, layout.frame.code) & !layout.frame.code_tag;
+            let code = code_in(layout, word(&fields, layout.frame.code));
             check_code(memory, runtime, code_type, codes, code)?;
             let code_bytes = codes.get(&code).map_or(0, |code| code.code_bytes);
             if !instruction_inside(layout, &fields, code, code_bytes) {
@@ -79,6 +79,11 @@ pub(super) fn walk(
         frame = word(&fields, layout.frame.previous);
     }
     Ok(stack)
+}
+
+/// The code object that a frame's word for it means: since 3.14 its low bits may say how the reference is counted.
+pub(super) fn code_in(layout: &Layout, word: u64) -> u64 {
+    word & !layout.frame.code_tag
 }
 
 pub(super) fn innermost(memory: &dyn Memory, layout: &Layout, tstate: u64) -> Result<u64, WalkError> {
@@ -93,6 +98,25 @@ pub(super) fn innermost(memory: &dyn Memory, layout: &Layout, tstate: u64) -> Re
         });
     }
     Ok(memory.u64(at(first, offset))?)
+}
+
+/// Whether a thread runs any Python code. The chain of one that runs none may hold shims alone: from 3.15 on it ends with
+/// one that belongs to the thread state.
+pub(super) fn runs_code(memory: &dyn Memory, layout: &Layout, tstate: u64) -> Result<bool, WalkError> {
+    /// A shim follows a shim only there.
+    const SHIMS_MAX: usize = 4;
+    let mut frame = innermost(memory, layout, tstate)?;
+    for _ in 0..SHIMS_MAX {
+        if frame == 0 {
+            return Ok(false);
+        }
+        let fields = read_frame(memory, frame)?;
+        if !is_shim(layout, frame, &fields)? {
+            break;
+        }
+        frame = word(&fields, layout.frame.previous);
+    }
+    Ok(true)
 }
 
 /// An `_PyInterpreterFrame` of 80 bytes may end where its mapping ends.
