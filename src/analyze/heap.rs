@@ -219,11 +219,11 @@ impl Heap {
             let is_arena = u64::from(Some(bytes) == arena_bytes);
             arenas[location as usize] += is_arena;
             if is_young(born) {
-                young[location as usize].add(bytes, is_arena);
+                young[location as usize].add(Young::block(bytes, is_arena));
             }
         }
         for block in self.memory.blocks().iter().filter(|block| is_young(block.born)) {
-            young[block.location as usize].add(block.bytes, 0);
+            young[block.location as usize].add(Young::block(block.bytes, 0));
         }
         let is_mapped: Vec<bool> = (self.places.iter())
             .map(|(place, ..)| place.allocator == Allocator::Mmap as u8)
@@ -239,10 +239,11 @@ impl Heap {
             };
             arenas[place] += arenas_of(held);
             if let (Some(_), Some(held)) = (youth, self.given_young.as_ref().map(|given| given[index])) {
-                let young = &mut young[place];
-                young.bytes = young.bytes.wrapping_add(held.bytes);
-                young.allocations = young.allocations.wrapping_add(held.blocks);
-                young.arenas += arenas_of(held);
+                young[place].add(Young {
+                    bytes: held.bytes,
+                    allocations: held.blocks,
+                    arenas: arenas_of(held),
+                });
             }
         }
         let rows = self.places.iter().zip(arenas).zip(young);
@@ -258,11 +259,19 @@ impl Heap {
 }
 
 impl Young {
+    fn block(bytes: u64, arenas: u64) -> Self {
+        Self {
+            bytes,
+            allocations: 1,
+            arenas,
+        }
+    }
+
     /// Sums wrap: a capture that lies about sizes gives wrong sums, not a panic.
-    fn add(&mut self, bytes: u64, arenas: u64) {
-        self.bytes = self.bytes.wrapping_add(bytes);
-        self.allocations += 1;
-        self.arenas += arenas;
+    pub(super) fn add(&mut self, other: Self) {
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+        self.allocations = self.allocations.wrapping_add(other.allocations);
+        self.arenas = self.arenas.wrapping_add(other.arenas);
     }
 }
 

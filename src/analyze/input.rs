@@ -114,7 +114,7 @@ pub mod testing {
         allocation(address, size, 14, stack)
     }
 
-    fn allocation(address: u64, size: u64, allocator: u8, stack: StackIndex) -> Event {
+    pub fn allocation(address: u64, size: u64, allocator: u8, stack: StackIndex) -> Event {
         Event::Allocation {
             tid: 1,
             address,

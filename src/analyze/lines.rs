@@ -91,9 +91,7 @@ impl LineTable {
             known.own_bytes = known.own_bytes.wrapping_add(row.own_bytes);
             known.blocks = known.blocks.wrapping_add(row.blocks);
             known.arenas += row.arenas;
-            known.young.bytes = known.young.bytes.wrapping_add(row.young.bytes);
-            known.young.allocations = known.young.allocations.wrapping_add(row.young.allocations);
-            known.young.arenas += row.young.arenas;
+            known.young.add(row.young);
             known.caller = match (known.caller.take(), row.caller) {
                 (Some(a), Some(b)) if (&a.function, &a.file, a.line) == (&b.function, &b.file, b.line) => {
                     Some(Caller {
@@ -157,9 +155,7 @@ pub fn lines(snapshot: &Snapshot, stacks: &impl Stacks, origins: &Origins<'_>, a
         line.own_bytes = line.own_bytes.wrapping_add(held.bytes);
         line.blocks = line.blocks.wrapping_add(held.allocations);
         line.arenas += held.arenas;
-        line.young.bytes = line.young.bytes.wrapping_add(held.young.bytes);
-        line.young.allocations = line.young.allocations.wrapping_add(held.young.allocations);
-        line.young.arenas += held.young.arenas;
+        line.young.add(held.young);
         if let Some(caller) = caller(origins.of(leaf.file), frames, origins) {
             match line.callers.iter_mut().find(|(known, ..)| *known == caller) {
                 Some((_, bytes, blocks)) => {

@@ -228,19 +228,8 @@ pub fn histogram(sizes: &[(u64, u64)], bins_count: usize) -> Vec<Bin> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::input::testing::FakeStacks;
+    use super::super::input::testing::{FakeStacks, allocation};
     use super::*;
-
-    fn allocation(address: u64, size: u64, allocator: u8, stack: StackIndex) -> Event {
-        Event::Allocation {
-            tid: 1,
-            address,
-            size,
-            allocator,
-            stack,
-            native_frame: 0,
-        }
-    }
 
     #[test]
     fn frees_take_nothing_away() {

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::call_tree::{CallNode, CallTree};
-use super::heap::Snapshot;
+use super::heap::{LocationRow, Snapshot};
 use super::input::{Location, Stacks};
 
 /// Upstream's `--biggest-allocs`, where none is given.
@@ -47,14 +47,28 @@ pub struct Rest {
     pub blocks: u64,
 }
 
+/// The `stacks_max` largest stacks of a snapshot, largest first, and what the others hold.
+pub(super) fn largest(snapshot: &Snapshot, stacks_max: usize) -> (Vec<&LocationRow>, Rest) {
+    let mut shown: Vec<_> = snapshot.rows.iter().collect();
+    shown.sort_by_key(|row| Reverse((row.bytes, row.allocations)));
+    let hidden = shown.split_off(stacks_max.min(shown.len()));
+    let mut rest = Rest {
+        stacks_count: hidden.len(),
+        ..Rest::default()
+    };
+    for row in hidden {
+        rest.bytes = rest.bytes.wrapping_add(row.bytes);
+        rest.blocks = rest.blocks.wrapping_add(row.allocations);
+    }
+    (shown, rest)
+}
+
 /// Merges the `stacks_max` largest stacks of `snapshot`. A stack without frames is `??? at ???`.
 pub fn tree<'a>(snapshot: &Snapshot, stacks: &'a impl Stacks, stacks_max: usize) -> Tree<'a> {
-    let mut held: Vec<_> = snapshot.rows.iter().collect();
-    held.sort_by_key(|row| Reverse((row.bytes, row.allocations)));
-    let (shown, hidden) = held.split_at(stacks_max.min(held.len()));
+    let (shown, rest) = largest(snapshot, stacks_max);
     let mut nodes = vec![node(0, Location::UNKNOWN, shown.first().map_or(0, |row| row.tid))];
     let mut calls = CallTree::default();
-    for row in shown {
+    for row in &shown {
         let mut frames = stacks.frames(row.tid, row.stack).peekable();
         let stand_in = frames.peek().is_none().then_some(Location::UNKNOWN);
         let mut at = calls.node_below(0, frames.chain(stand_in)) as usize;
@@ -75,14 +89,6 @@ pub fn tree<'a>(snapshot: &Snapshot, stacks: &'a impl Stacks, stacks_max: usize)
     let weights: Vec<_> = nodes.iter().map(|node| Reverse((node.bytes, node.blocks))).collect();
     for node in &mut nodes {
         node.children.sort_by_key(|&child| weights[child]);
-    }
-    let mut rest = Rest {
-        stacks_count: hidden.len(),
-        ..Rest::default()
-    };
-    for row in hidden {
-        rest.bytes = rest.bytes.wrapping_add(row.bytes);
-        rest.blocks = rest.blocks.wrapping_add(row.allocations);
     }
     Tree {
         nodes,

@@ -7,7 +7,7 @@ use super::flame::Flame;
 use super::frame_kinds::FrameKind;
 use super::heap::Snapshot;
 use super::input::{Location, Stacks};
-use super::tree::Rest;
+use super::tree::{Rest, largest};
 
 /// A frame in its way from the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,9 +47,7 @@ pub struct WeightedCalls<'a> {
 
 /// Merges the `stacks_max` largest stacks of `snapshot`.
 pub fn weighted_calls<'a>(snapshot: &Snapshot, stacks: &'a impl Stacks, stacks_max: usize) -> WeightedCalls<'a> {
-    let mut held: Vec<_> = snapshot.rows.iter().collect();
-    held.sort_by_key(|row| Reverse((row.bytes, row.allocations)));
-    let (shown, hidden) = held.split_at(stacks_max.min(held.len()));
+    let (shown, rest) = largest(snapshot, stacks_max);
     let mut flame = Flame::new(stacks, None);
     let places: Vec<u32> = shown.iter().map(|row| flame.place(row.tid, row.stack).node).collect();
     let tree = flame.into_tree();
@@ -77,14 +75,6 @@ pub fn weighted_calls<'a>(snapshot: &Snapshot, stacks: &'a impl Stacks, stacks_m
         }
     }
     let (callees, starts) = by_caller(&calls);
-    let mut rest = Rest {
-        stacks_count: hidden.len(),
-        ..Rest::default()
-    };
-    for row in hidden {
-        rest.bytes = rest.bytes.wrapping_add(row.bytes);
-        rest.blocks = rest.blocks.wrapping_add(row.allocations);
-    }
     WeightedCalls {
         kinds: tree.locations.iter().map(FrameKind::of).collect(),
         locations: tree.locations,
