@@ -174,9 +174,6 @@ fn writing() -> Finding {
     if !inject::read_only_pages_can_be_written() {
         return Err(Error::ReadOnlyPages);
     }
-    if !inject::read_only_pages_can_be_written() {
-        return Err(Error::ReadOnlyPages);
-    }
     let Ok(time) = host::word_write_time() else {
         return Err(Error::TornWords);
     };

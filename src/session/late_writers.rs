@@ -4,7 +4,7 @@
 //! was, which is empty memory of the target's by then.
 
 use super::landing::Landing;
-use super::target;
+use super::target::{self, ThreadTimes};
 use inject::{Process, RemoteAddr};
 use std::mem::offset_of;
 use wire::landing::JOURNAL_BYTES;
@@ -26,8 +26,7 @@ const THREADS_MAX: usize = 128;
 struct Thread {
     /// As the tracee sees it.
     tid: u32,
-    start_ticks: u64,
-    cpu_ticks: u64,
+    times: ThreadTimes,
 }
 
 /// The threads that may still write.
@@ -39,7 +38,11 @@ impl LateWriters {
     /// or where one can't be told from a later thread.
     pub fn find(process: &Process, landing: &Landing) -> Option<Self> {
         let busy = busy_tids(process, landing)?;
-        let threads: Option<Vec<Thread>> = busy.into_iter().map(|tid| now(process, tid)).collect();
+        let now = |tid| {
+            let times = target::thread_times(process.pid(), tid).ok()??;
+            Some(Thread { tid, times })
+        };
+        let threads: Option<Vec<Thread>> = busy.into_iter().map(now).collect();
         threads.filter(|threads| threads.len() <= THREADS_MAX).map(Self)
     }
 
@@ -47,7 +50,7 @@ impl LateWriters {
     pub fn note(&self, process: &Process, landing: &Landing) -> Result<(), inject::Error> {
         let mut words = vec![MAGIC, process.start_ticks(), own_id(process), self.0.len() as u64];
         for thread in &self.0 {
-            words.extend([u64::from(thread.tid), thread.start_ticks, thread.cpu_ticks]);
+            words.extend([u64::from(thread.tid), thread.times.start_ticks, thread.times.cpu_ticks]);
         }
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         process.write(RemoteAddr(landing.header.journal), &bytes)
@@ -59,10 +62,13 @@ impl LateWriters {
         let Some(noted) = read_note(process, landing) else {
             return false;
         };
-        noted.iter().all(|then| match now(process, then.tid) {
-            None => true,
-            Some(now) => now.start_ticks != then.start_ticks || now.cpu_ticks >= then.cpu_ticks + CPU_TICKS_MIN,
-        })
+        noted.iter().all(
+            |Thread { tid, times: then }| match target::thread_times(process.pid(), *tid) {
+                Ok(None) => true,
+                Ok(Some(now)) => now.start_ticks != then.start_ticks || now.cpu_ticks >= then.cpu_ticks + CPU_TICKS_MIN,
+                Err(_) => false,
+            },
+        )
     }
 }
 
@@ -77,16 +83,6 @@ fn busy_tids(process: &Process, landing: &Landing) -> Option<Vec<u32>> {
     let is_busy = |entry: &&[u8]| entry[..8] != [0; 8] && half(entry, offset_of!(ThreadEntry, busy)) != 0;
     let busy = table.chunks_exact(ENTRY).filter(is_busy);
     Some(busy.map(|entry| half(entry, offset_of!(ThreadEntry, tid))).collect())
-}
-
-/// A thread as it is now; `None` once it has ended.
-fn now(process: &Process, tid: u32) -> Option<Thread> {
-    let times = target::thread_times(process.pid(), tid)?;
-    Some(Thread {
-        tid,
-        start_ticks: times.start_ticks,
-        cpu_ticks: times.cpu_ticks,
-    })
 }
 
 fn own_id(process: &Process) -> u64 {
@@ -107,8 +103,10 @@ fn read_note(process: &Process, landing: &Landing) -> Option<Vec<Thread>> {
     let thread = |words: &[u64]| {
         Some(Thread {
             tid: u32::try_from(words[0]).ok()?,
-            start_ticks: words[1],
-            cpu_ticks: words[2],
+            times: ThreadTimes {
+                start_ticks: words[1],
+                cpu_ticks: words[2],
+            },
         })
     };
     words(&threads).chunks_exact(THREAD_WORDS).map(thread).collect()

@@ -2,7 +2,7 @@
 //! that means another process, or none. Touches none of them.
 
 use super::target;
-use inject::stat_field;
+use inject::Stat;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -37,9 +37,9 @@ impl PythonProcess {
         if words.is_empty() || target::is_this_program(pid) || !is_python(pid, &words) {
             return None;
         }
-        let is_dead = stat_field(pid, 3).is_none_or(|state| state == "Z" || state == "X");
-        let pages: u64 = stat_field(pid, 24)?.parse().ok()?;
-        let start_ticks: f64 = stat_field(pid, 22)?.parse().ok()?;
+        let stat = Stat::of_process(pid).ok()?;
+        let is_dead = stat.state().is_none_or(|state| matches!(state, 'Z' | 'X'));
+        let (start_ticks, pages) = (stat.number(22)? as f64, stat.number(24)?);
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
         let now: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
         (!is_dead).then(|| Self {

@@ -2,10 +2,11 @@
 
 use crate::python::{Image, Memory, ReadError};
 use crate::report::TargetEnd;
-use inject::{Module, Process, RemoteAddr, stat_field};
+use inject::{Module, Process, RemoteAddr, Stat, stat_field};
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
@@ -251,33 +252,44 @@ pub fn end(process: &Process) -> TargetEnd {
 }
 
 /// When a thread started and for how long it has run, in clock ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadTimes {
     pub start_ticks: u64,
     pub cpu_ticks: u64,
 }
 
-/// The times of the thread that the target calls `tid`; `None` where there is none.
-pub fn thread_times(pid: i32, tid: u32) -> Option<ThreadTimes> {
-    let tid = outer_tid(pid, is_nested(pid), tid)?;
-    let stat = inject::proc_text(&format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-    // The second field may contain anything; the third is the first behind it.
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_ascii_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some(ThreadTimes {
-        start_ticks: field(22)?,
-        cpu_ticks: field(14)? + field(15)?,
-    })
+/// The times of the thread that the target calls `tid`; `None` where there is none. An error where that can't be told.
+pub fn thread_times(pid: i32, tid: u32) -> io::Result<Option<ThreadTimes>> {
+    let stat = match outer_tid(pid, is_nested(pid), tid)? {
+        None => return Ok(None),
+        Some(tid) => Stat::of_thread(pid, tid),
+    };
+    let times = |stat: Stat| {
+        Some(ThreadTimes {
+            start_ticks: stat.number(22)?,
+            cpu_ticks: stat.number(14)? + stat.number(15)?,
+        })
+    };
+    match stat {
+        Ok(stat) => times(stat).map(Some).ok_or(io::ErrorKind::InvalidData.into()),
+        // A thread that ends between the two is told by the second.
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Our number for the thread that the target calls `tid`.
-fn outer_tid(pid: i32, is_nested: bool, tid: u32) -> Option<i32> {
+fn outer_tid(pid: i32, is_nested: bool, tid: u32) -> io::Result<Option<i32>> {
     if !is_nested {
-        return i32::try_from(tid).ok();
+        return Ok(i32::try_from(tid).ok());
     }
-    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .find(|&outer| inner_tid(pid, outer) == Some(tid))
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let outer = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        if outer.is_some_and(|outer| inner_tid(pid, outer) == Some(tid)) {
+            return Ok(outer);
+        }
+    }
+    Ok(None)
 }
 
 /// Thread names from the kernel.
@@ -296,7 +308,7 @@ impl ProcNames {
     }
 
     pub fn name(&self, tid: u32) -> Option<String> {
-        let tid = outer_tid(self.pid, self.is_nested, tid)?;
+        let tid = outer_tid(self.pid, self.is_nested, tid).ok()??;
         let name = std::fs::read(format!("/proc/{}/task/{tid}/comm", self.pid)).ok()?;
         Some(String::from_utf8_lossy(&name).trim_end().to_owned()).filter(|name| !name.is_empty())
     }

@@ -1,6 +1,7 @@
 //! Which thread to borrow: one whose interrupted system call the kernel restarts exactly, if there is one.
 
 use super::process::Process;
+use super::stat::Stat;
 use super::waits::{Call, Wait};
 
 /// Threads that are looked at in a large process.
@@ -57,11 +58,9 @@ pub fn candidates(process: &Process) -> Vec<Candidate> {
 /// Looks at one thread; `None` for a dead one.
 pub fn look(process: &Process, tid: i32) -> Option<Candidate> {
     let pid = process.pid();
-    let stat = std::fs::read(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    let (_, rest) = stat.rsplit_once(") ")?;
+    let stat = Stat::of_thread(pid, tid).ok()?;
     let call = Call::of(pid, tid);
-    let suitability = match rest.chars().next()? {
+    let suitability = match stat.state()? {
         'Z' | 'X' | 'x' => return None,
         'D' | 'I' => Suitability::Uninterruptible,
         'T' => Suitability::Stopped,
@@ -73,8 +72,7 @@ pub fn look(process: &Process, tid: i32) -> Option<Candidate> {
             Wait::Partial => Suitability::PartialResult,
         }),
     };
-    // Field 39 of the whole line; the state is the third.
-    let cpu = rest.split_ascii_whitespace().nth(36).and_then(|cpu| cpu.parse().ok());
+    let cpu = stat.field(39).and_then(|cpu| cpu.parse().ok());
     Some(Candidate {
         tid,
         suitability,

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     if !lists_children() {
-        let is_child = |&other: &i32| super::process::stat_field(other, 4).and_then(|it| it.parse().ok()) == Some(pid);
+        let is_child = |&other: &i32| super::stat::stat_field(other, 4).and_then(|it| it.parse().ok()) == Some(pid);
         return Ok(processes()?.into_iter().filter(is_child).collect());
     }
     for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {

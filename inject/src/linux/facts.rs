@@ -2,8 +2,9 @@
 
 use super::cgroups::is_frozen;
 use super::obstacle::Obstacle;
-use super::process::{Access, open_mem, start_ticks, stat_field};
+use super::process::{Access, open_mem};
 use super::seccomp::{self, Filtered, Passage};
+use super::stat::Stat;
 use super::stuck::{one_wakes_up, waits_for_child};
 use super::surroundings::{CAP_SYS_PTRACE, Surroundings};
 use crate::error::Error;
@@ -88,18 +89,14 @@ pub fn facts(pid: i32) -> Facts {
         surroundings: Surroundings::look(),
         ..Facts::default()
     };
-    facts.exists = pid > 0 && start_ticks(pid).is_some();
-    if !facts.exists {
+    let Some(stat) = Stat::of_process(pid).ok().filter(|_| pid > 0) else {
         facts.is_hidden = is_hidden(pid);
         return facts;
-    }
-    facts.state = stat_field(pid, 3).and_then(|state| state.chars().next());
+    };
+    facts.exists = true;
+    facts.state = stat.state();
     // PF_KTHREAD in the flags.
-    facts.is_kernel_thread = stat_field(pid, 9)
-        .and_then(|flags| flags.parse::<u64>().ok())
-        .unwrap_or(0)
-        & 0x20_0000
-        != 0;
+    facts.is_kernel_thread = stat.number(9).unwrap_or(0) & 0x20_0000 != 0;
     facts.read_status();
     facts.read_thread_states();
     if let Ok(head) = read_head(&format!("/proc/{pid}/exe")) {
@@ -276,10 +273,7 @@ impl Facts {
             .filter_map(|task| Some(task.ok()?.path()))
             .collect();
         for task in &tasks {
-            let text = std::fs::read(task.join("stat")).unwrap_or_default();
-            let state = String::from_utf8_lossy(&text)
-                .rsplit_once(") ")
-                .and_then(|(_, rest)| rest.chars().next());
+            let state = Stat::read(task.join("stat")).ok().and_then(|stat| stat.state());
             self.thread_states.extend(state);
             if state == Some('D') {
                 let call = std::fs::read_to_string(task.join("syscall")).unwrap_or_default();

@@ -4,7 +4,8 @@
 //! container's path never names a file of the host. And where this program is root and the process is not, files are
 //! opened with the rights of the process, lest it be shown, by a path that it made up, what it may not read itself.
 
-use super::process::{proc_text, stat_field};
+use super::process::proc_text;
+use super::stat::start_ticks;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::Mode;
 use std::ffi::OsStr;
@@ -154,7 +155,7 @@ fn start_time(pid: i32) -> Option<SystemTime> {
         .trim()
         .parse()
         .ok()?;
-    let ticks: u64 = stat_field(pid, 22)?.parse().ok()?;
+    let ticks = start_ticks(pid)?;
     let since_epoch = Duration::from_secs(boot_seconds + ticks / TICKS_PER_SECOND);
     SystemTime::UNIX_EPOCH.checked_add(since_epoch)
 }

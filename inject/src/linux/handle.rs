@@ -1,6 +1,7 @@
 //! Another process, as something to be asked: is it the one that was meant, does it hold our target, may it end.
 
-use super::process::{open_pidfd, start_ticks};
+use super::process::open_pidfd;
+use super::stat::start_ticks;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;

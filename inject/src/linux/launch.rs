@@ -99,7 +99,7 @@ impl Launched {
         let traced = self.traced.take().ok_or(Error::Gone { pid })?;
         traced.let_go(libc::SIGSTOP)?;
         // The stop is the next thing that it does; whoever attaches is to find it there.
-        while super::process::stat_field(pid, 3).is_some_and(|state| state != "T" && state != "Z") {
+        while super::stat::stat_field(pid, 3).is_some_and(|state| state != "T" && state != "Z") {
             std::thread::sleep(std::time::Duration::from_micros(100));
         }
         self.child.take().ok_or(Error::Gone { pid })

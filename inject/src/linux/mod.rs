@@ -29,6 +29,7 @@ pub mod seccomp;
 pub mod self_test;
 pub mod slots;
 mod stacks;
+pub mod stat;
 mod stuck;
 pub mod surroundings;
 pub mod symbols;

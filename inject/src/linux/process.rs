@@ -6,6 +6,7 @@
 
 use super::fault::{self, Call};
 use super::maps::{self, Mapping};
+use super::stat::{Stat, start_ticks};
 use crate::address::RemoteAddr;
 use crate::error::Error;
 use std::fs::File;
@@ -125,9 +126,8 @@ impl Process {
 
     /// Whether one of its threads has.
     pub fn thread_has_ended(&self, tid: i32) -> bool {
-        let stat = std::fs::read(format!("/proc/{}/task/{tid}/stat", self.pid));
-        let state = stat.ok().and_then(|stat| field_of(&stat, 3));
-        state.is_none_or(|state| state == "Z" || state == "X")
+        let state = Stat::of_thread(self.pid, tid).ok().and_then(|stat| stat.state());
+        state.is_none_or(|state| matches!(state, 'Z' | 'X'))
     }
 
     /// The ids of its threads.
@@ -236,24 +236,6 @@ pub fn proc_text(path: &str) -> io::Result<String> {
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Start time of a process, or of a thread's process.
-pub fn start_ticks(pid: i32) -> Option<u64> {
-    stat_field(pid, 22)?.parse().ok()
-}
-
-/// Field `number` (from 1, at least 3) of `/proc/PID/stat`. The second field may contain anything.
-pub fn stat_field(pid: i32, number: usize) -> Option<String> {
-    field_of(&std::fs::read(format!("/proc/{pid}/stat")).ok()?, number)
-}
-
-fn field_of(stat: &[u8], number: usize) -> Option<String> {
-    let text = String::from_utf8_lossy(stat);
-    let (_, rest) = text.rsplit_once(") ")?;
-    rest.split_ascii_whitespace()
-        .nth(number.checked_sub(3)?)
-        .map(str::to_owned)
-}
-
 /// Opens the memory through the leader, or, where that is a zombie, through another thread.
 pub(super) fn open_mem(pid: i32, access: Access) -> Result<File, Error> {
     let open = |path: String| {
@@ -327,9 +309,9 @@ fn pidfd_exit_status(pidfd: &OwnedFd) -> Option<i32> {
 }
 
 fn zombie_exit_status(pid: i32, expected_start_ticks: u64) -> Option<i32> {
-    let is_same = start_ticks(pid) == Some(expected_start_ticks);
-    if !is_same || stat_field(pid, 3)? != "Z" {
+    let stat = Stat::of_process(pid).ok()?;
+    if stat.number(22) != Some(expected_start_ticks) || stat.state() != Some('Z') {
         return None;
     }
-    stat_field(pid, 52)?.parse().ok()
+    stat.field(52)?.parse().ok()
 }

@@ -1,5 +1,6 @@
 //! Threads that sleep uninterruptibly (D state): no stop reaches them before they wake up.
 
+use super::stat::Stat;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,7 @@ const WAKING_MAX: Duration = Duration::from_millis(600);
 /// Watches threads that sleep uninterruptibly. One that wakes up at times can be stopped then, even if it sleeps again.
 pub fn one_wakes_up(tasks: &[PathBuf]) -> bool {
     let state_and_time = |task: &PathBuf| {
-        let stat = std::fs::read(task.join("stat")).unwrap_or_default();
-        let stat = String::from_utf8_lossy(&stat).into_owned();
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        let state = Stat::read(task.join("stat")).ok().and_then(|stat| stat.state());
         // How long it has run.
         let time = std::fs::read_to_string(task.join("schedstat")).unwrap_or_default();
         (state, time.split_ascii_whitespace().next().map(str::to_owned))
