@@ -1,8 +1,9 @@
 //! What records become, told by the events of the capture.
 
-use super::collector::{Collector, MAIN_THREAD, ThreadName, ThreadNames};
+use super::collector::Collector;
 use super::recorder::Recorder;
 use super::ring::testing;
+use super::thread_numbers::{MAIN_THREAD, ThreadName, ThreadNames};
 use crate::capture::{Appendix, Event, Header, Reader, Writer, WriterOptions};
 use rustc_hash::FxHashSet;
 use std::sync::atomic::Ordering;
