@@ -58,6 +58,8 @@ mod killed;
 mod leftovers;
 /// `attach --live`: what lives while it lives, driven by keys and read from the screen.
 mod live;
+/// `live`: sessions of other memrays, watched from any terminal.
+mod live_elsewhere;
 /// What a capture lacks: counted by cause, at the head of every report, and never called a leak.
 mod losses;
 /// Several processes at once, and the list of those that there are.
@@ -94,6 +96,8 @@ mod refusals;
 mod reports;
 /// `run`: programs from their first line to their end.
 mod run;
+/// `run --live`, `run --live-remote`: the screen, the program, and who ends whom.
+mod run_live;
 /// Whose function a slot stands for where there is more than one of a name.
 mod scopes;
 /// Real services from PyPI under load.

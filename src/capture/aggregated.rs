@@ -31,7 +31,7 @@ pub struct MemorySnapshot {
 }
 
 /// Records of one kind that are only ever added to.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Section {
     sealed: Vec<Arc<[u8]>>,
     open: Vec<u8>,
@@ -143,12 +143,32 @@ impl AggregatedWriter {
         }
     }
 
-    /// With stacks and records of code objects from elsewhere; neither may be added to.
+    /// With stacks and records of code objects from elsewhere; no code may be added but behind
+    /// [`Self::go_on_behind_line`].
     pub fn with_definitions(header: Header, stacks: StackTable, code_objects: Vec<u8>) -> Self {
         let mut writer = Self::new(header);
         writer.stacks = stacks;
         writer.code_objects.open = code_objects;
         writer
+    }
+
+    /// The code objects that it has end with one whose first line is this.
+    pub fn go_on_behind_line(&mut self, firstlineno: i32) {
+        self.last_firstlineno = firstlineno;
+    }
+
+    /// As [`super::Writer::definitions`].
+    pub fn definitions(&self) -> Self {
+        let header = Header {
+            native_traces: false,
+            ..self.header.clone()
+        };
+        Self {
+            code_objects: self.code_objects.clone(),
+            last_firstlineno: self.last_firstlineno,
+            stacks: self.stacks.clone(),
+            ..Self::new(header)
+        }
     }
 
     /// As [`super::Writer::code_object`].

@@ -45,6 +45,7 @@ const ENTRIES_MIN: usize = 1024;
 /// Nodes and frames are found through open-addressed tables: an entry lies where its key hashes to or, where that is
 /// taken, in the first free one behind it. Their lengths are powers of two, and half of them is free. Stacks come and
 /// go by the million, among far fewer nodes: what is looked at should stay in the processor's caches.
+#[derive(Clone)]
 pub struct FrameTree {
     nodes: Vec<Node>,
     children: Vec<Child>,

@@ -5,6 +5,7 @@ use super::frames::{Frame, FrameTree, ROOT};
 /// Stack numbers from here on are taken for the empty stack; they would not be dense.
 const STACKS_MAX: usize = 1 << 28;
 
+#[derive(Clone)]
 pub struct StackTable {
     pub tree: FrameTree,
     /// Stack number to node.

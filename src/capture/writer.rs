@@ -176,6 +176,19 @@ impl Writer {
         Some(writer.image(places, snapshots, end_ms, appendix))
     }
 
+    /// Stacks and code objects so far, for files of places beside this one, which goes on. `None` where not all code was
+    /// kept.
+    pub fn definitions(&self) -> Option<AggregatedWriter> {
+        let header = Header {
+            native_traces: false,
+            ..self.header.clone()
+        };
+        let code_objects = self.code_objects.clone()?;
+        let mut writer = AggregatedWriter::with_definitions(header, self.stacks.clone(), code_objects);
+        writer.go_on_behind_line(self.last_firstlineno);
+        Some(writer)
+    }
+
     /// Gives the stack number `stack` (dense; 0 is the empty stack and stays it) its frames. A number may be
     /// defined again.
     pub fn define_stack(&mut self, stack: u32, frames_root_to_leaf: &[Frame]) {

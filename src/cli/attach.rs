@@ -1,7 +1,7 @@
 //! `memray attach`, `memray detach` and the hidden guardian.
 
 use super::failure::Failure;
-use super::live::Live;
+use super::live::{Live, check_screen};
 use super::many;
 use super::reports::leaks_of;
 use super::run::look_at;
@@ -23,7 +23,7 @@ pub fn attach(args: AttachArgs) -> Result<ExitCode, Failure> {
         Some(pid) => attach_one(args, pid).map(|()| ExitCode::SUCCESS),
         None if args.live => Err(Failure::new(
             "--live shows one process".to_owned(),
-            Some("memray attach PID --live".to_owned()),
+            Some("memray attach PID PID -o FILE, then memray live PID in a terminal for each".to_owned()),
         )),
         None => many::attach_many(&args, &args.targets.resolve()?),
     }
@@ -81,7 +81,6 @@ fn attach_one(args: AttachArgs, pid: i32) -> Result<(), Failure> {
         native: args.window.native,
         debuginfod: args.window.debuginfod,
         trace_python_allocators: args.window.trace_python_allocators,
-        live: is_live,
     };
     let mut session = Session::start(&options).map_err(failed)?;
     for note_text in session.notes() {
@@ -115,7 +114,7 @@ fn attach_one(args: AttachArgs, pid: i32) -> Result<(), Failure> {
             session.path().display()
         ));
     }
-    let watched = match is_live.then(|| Live::open(&session, pid)) {
+    let watched = match is_live.then(|| Live::open(&mut session, pid)) {
         None => None,
         Some(Ok(live)) => Some(live.run(&mut session, &signals)),
         Some(Err(failure)) => {
@@ -125,7 +124,17 @@ fn attach_one(args: AttachArgs, pid: i32) -> Result<(), Failure> {
         }
     };
     let progress = ui::Progress::new(args.window.quiet || args.collector);
-    let end = watched.unwrap_or_else(|| session.run(&signals, |state| progress.update(state)));
+    let mut is_awaiting = args.awaited;
+    let end = watched.unwrap_or_else(|| {
+        session.run(&signals, |session, state| {
+            progress.update(state);
+            if is_awaiting && session.was_joined() {
+                is_awaiting = false;
+                let_go_of_stdout();
+            }
+            None
+        })
+    });
     progress.say("detaching");
     let mut ended = session.finish(end, true).map_err(|error| {
         Failure::new(
@@ -139,7 +148,7 @@ fn attach_one(args: AttachArgs, pid: i32) -> Result<(), Failure> {
     for warning in &ended.warnings {
         note(warning);
     }
-    if args.runner && !args.window.quiet {
+    if args.runner && !args.watched && !args.window.quiet {
         say_written(&ended);
     }
     if args.collector {
@@ -194,11 +203,8 @@ fn say_written(ended: &Ended) {
 
 /// Whether the window is watched: where that is asked for, or nothing is but to attach, from a terminal.
 fn is_live(args: &AttachArgs) -> Result<bool, Failure> {
-    if args.live && !ui::can_show_screens() {
-        return Err(Failure::new(
-            "cannot show what lives: there is no terminal to draw on and take keys from".to_owned(),
-            Some("attach without --live".to_owned()),
-        ));
+    if args.live {
+        check_screen()?;
     }
     let has_a_plan =
         args.window.output.is_some() || args.window.duration.is_some() || args.foreground || args.background;
@@ -380,17 +386,29 @@ fn announce_background(args: &AttachArgs, pid: i32, path: &Path) -> bool {
             path.display()
         )) && answer(format_args!("end it with: memray detach {pid}"))
     };
-    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+    if let Some(null) = null() {
         let _ = nix::unistd::dup2_stdin(&null);
         // Of a program that memray runs the terminal is still there.
-        if !args.runner {
+        if !args.runner || args.watched {
             let _ = nix::unistd::dup2_stderr(&null);
         }
-        // Last: its end is what the command waits for that started this process, and whoever waits for that command
-        // must not wait for this one.
-        let _ = nix::unistd::dup2_stdout(&null);
+    }
+    if !args.awaited {
+        let_go_of_stdout();
     }
     is_told
+}
+
+fn null() -> Option<std::fs::File> {
+    std::fs::File::options().read(true).write(true).open("/dev/null").ok()
+}
+
+/// Its end is what the command waits for that started this process, and whoever waits for that command must not wait for
+/// this one.
+fn let_go_of_stdout() {
+    if let Some(null) = null() {
+        let _ = nix::unistd::dup2_stdout(&null);
+    }
 }
 
 pub fn detach(args: &DetachArgs) -> Result<ExitCode, Failure> {

@@ -2,7 +2,7 @@
 //! capture or lists something.
 
 /// Commands and their examples.
-pub const EXAMPLES: [(&str, &str); 16] = [
+pub const EXAMPLES: [(&str, &str); 17] = [
     (
         "ps",
         "\
@@ -30,6 +30,17 @@ Examples:
 Exit status: 0 done, 1 it failed (of several: any of them), 2 usage.",
     ),
     (
+        "live",
+        "\
+Examples:
+  memray live 4242              what lives in a process that is tracked already, by
+                                memray attach -o or memray run, from any terminal
+  memray status                 which processes are tracked
+
+q leaves the view, and the session goes on; memray detach ends it. Any number of
+terminals may watch. Exit status: 0 done, 1 it failed, 2 usage.",
+    ),
+    (
         "detach",
         "\
 Examples:
@@ -48,6 +59,8 @@ Examples:
                                 script is its own
   memray run -m pytest tests    a module
   memray run -c 'import numpy'  a command
+  memray run --live app.py      shows what lives while it runs; q ends the program
+  memray run --live-remote app.py   waits for memray live PID in another terminal
   memray run -o out.bin -f --python .venv/bin/python app.py
 
 The program's input, output, signals and exit status are its own; memray's words

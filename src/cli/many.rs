@@ -47,13 +47,6 @@ pub fn attach_many(args: &AttachArgs, pids: &[i32]) -> Result<ExitCode, Failure>
             Some("name some of them, or those below one process: --children PID".to_owned()),
         ));
     }
-    if args.live {
-        let what = "the live view shows one process, and these are several".to_owned();
-        return Err(Failure::new(
-            what,
-            Some("leave out --live, or name one of them".to_owned()),
-        ));
-    }
     if args.window.output.as_ref().is_some_and(|path| path.starts_with("/dev")) {
         let what = "several processes need a file each, which no device is".to_owned();
         return Err(Failure::new(

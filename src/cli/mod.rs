@@ -8,6 +8,7 @@ mod examples;
 mod failure;
 mod file_args;
 mod generate;
+mod join;
 mod live;
 mod many;
 mod ps;
@@ -15,7 +16,9 @@ mod reports;
 mod run;
 mod say;
 mod status;
+mod tail;
 mod targets;
+mod watch;
 mod window_args;
 
 use crate::session;
@@ -57,6 +60,8 @@ enum Command {
     Attach(AttachArgs),
     /// End the tracking of a process, clean up after a crash of memray
     Detach(DetachArgs),
+    /// Watch a session that runs elsewhere: what lives while it does
+    Live(LiveArgs),
     /// Start a program and track it from its first line to its end
     Run(RunArgs),
     /// Say whether attach would work, and what helps if not
@@ -122,6 +127,12 @@ struct AttachArgs {
     /// The collector of a program that memray started: it keeps its standard error
     #[arg(long, hide = true, requires = "collector")]
     runner: bool,
+    /// Such a collector where the terminal is a view's: it lets go of standard error, too
+    #[arg(long, hide = true, requires = "runner")]
+    watched: bool,
+    /// Such a collector that keeps its standard output open until somebody has joined
+    #[arg(long, hide = true, requires = "runner")]
+    awaited: bool,
     /// The collector of a child; the number is that of the memray that started it
     #[arg(long, hide = true, requires = "collector")]
     follower: Option<i32>,
@@ -141,12 +152,28 @@ struct RunArgs {
     /// Run this command (as python -c)
     #[arg(short)]
     command: bool,
+    /// Show what lives while the program runs; its output goes nowhere, its errors are shown at the end
+    #[arg(long, conflicts_with = "live_remote")]
+    live: bool,
+    /// Begin once somebody watches from elsewhere: memray live PID
+    #[arg(long)]
+    live_remote: bool,
+    /// A port, as upstream's live view has
+    #[arg(short = 'p', long, hide = true, value_name = "PORT")]
+    live_port: Option<String>,
     /// The interpreter [default: that of the active virtual environment, else python3]
     #[arg(long, value_name = "PATH")]
     python: Option<OsString>,
     /// A script, or what -m or -c name, and arguments of its own
     #[arg(value_name = "FILE", required = true, trailing_var_arg = true)]
     program: Vec<OsString>,
+}
+
+#[derive(Args)]
+struct LiveArgs {
+    /// The process that is tracked
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pid: i32,
 }
 
 #[derive(Args)]
@@ -392,6 +419,7 @@ pub fn run() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Attach(args) => attach::attach(args),
+        Command::Live(args) => join::live(&args),
         Command::Run(args) => run::run(&args),
         Command::Detach(args) => attach::detach(&args),
         Command::Ps(args) => Ok(ps::ps(&args)),

@@ -5,25 +5,42 @@
 
 use super::RunArgs;
 use super::failure::Failure;
+use super::join::{join, say_last_words, watch};
+use super::live::{check_screen, open_screen, wait_for_view};
 use super::say::note;
+use super::tail::Tail;
 use crate::session::{self, HoldError, Sender, Signals};
 use crate::ui::escape::shell_word;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{AccessFlags, Pid, access};
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// How often it is looked whether the program was stopped or has ended, or a signal came.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    if args.live_port.is_some() {
+        let what = "there are no ports here: a session is found by its process";
+        Failure::new(
+            what,
+            Some("memray run --live-remote …, then memray live PID".to_owned()),
+        )
+        .print();
+        return Ok(ExitCode::from(USAGE));
+    }
+    if args.live {
+        check_screen()?;
+    }
     if args.window.verbose > 0 {
         args.window.note_idle_flags();
     }
@@ -35,6 +52,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         _ => {}
     }
     command.args(&args.program);
+    if args.live {
+        // The terminal is the view's.
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+    }
     let program = match session::hold(command) {
         Ok(program) => program,
         Err(HoldError::Ended(mut child)) => {
@@ -63,15 +87,82 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     // Its own mask was that of its parent when it was started.
     let signals = Signals::block().map_err(|error| Failure::new(format!("cannot block signals: {error}"), None));
     let signals = signals.inspect_err(|_| end(&program))?;
-    let mut collector = match start_collector(args, &program) {
+    let (mut collector, said) = match start_collector(args, &program) {
         Ok(collector) => collector,
         Err(code) => {
             end(&program);
             return Ok(code);
         }
     };
+    if args.live {
+        return run_watched(program, &mut collector, &signals);
+    }
+    if args.live_remote
+        && let Some(signal) = wait_for_viewer(&program, said, &signals)
+    {
+        end(&program);
+        // It sees the end of its target.
+        let _ = collector.wait();
+        session::end_by_signal(signal as i32);
+    }
     send(&program, Signal::SIGCONT);
-    accompany(program, &mut collector, &signals).map(end_as)
+    accompany(program, &mut collector, &signals, || false).map(end_as)
+}
+
+/// Of a command line that makes no sense.
+const USAGE: u8 = 2;
+
+/// Shows what lives while the program runs, whose end ends the view, and the other way round.
+fn run_watched(mut program: Child, collector: &mut Child, signals: &Signals) -> Result<ExitCode, Failure> {
+    let pid = program.id() as i32;
+    let shown = join(pid).and_then(|viewer| Ok((viewer, open_screen(false, "memray run without --live")?)));
+    let (viewer, mut screen) = shown.inspect_err(|_| end(&program))?;
+    let errors = program.stderr.take().map(Tail::follow);
+    let view = std::thread::Builder::new()
+        .name("view".into())
+        .spawn(move || watch(pid, viewer, &mut screen, "end the program"));
+    let view = view.map_err(|error| {
+        end(&program);
+        Failure::new(format!("cannot start a thread: {error}"), None)
+    })?;
+    send(&program, Signal::SIGCONT);
+    let status = accompany(program, collector, signals, || view.is_finished());
+    wait_for_view(&view);
+    if let Some(errors) = errors {
+        let (text, is_cut) = errors.end();
+        if is_cut {
+            note("the end of what the program wrote to standard error:");
+        }
+        // It may be closed.
+        let _ = std::io::stderr().write_all(&text);
+    }
+    // One whose terminal takes nothing has nowhere to say it.
+    if view.is_finished()
+        && let Ok((_, Some(Ok(words)))) = view.join()
+    {
+        say_last_words(pid, &words);
+    }
+    status.map(end_as)
+}
+
+/// The program waits until somebody watches, or the window is over; a signal that ends the waiting.
+fn wait_for_viewer(program: &Child, mut said: ChildStdout, signals: &Signals) -> Option<Signal> {
+    let pid = program.id();
+    note(format_args!(
+        "the program waits: run 'memray live {pid}' in another shell to see live results"
+    ));
+    loop {
+        if let Some(signal) = signals.take() {
+            return Some(signal);
+        }
+        let mut descriptors = [PollFd::new(said.as_fd(), PollFlags::POLLIN)];
+        // What it says meanwhile is no more than the end of a line; it closes the pipe.
+        if poll(&mut descriptors, LOOK_EVERY.as_millis() as u16) == Ok(1)
+            && matches!(said.read(&mut [0; 64]), Ok(0) | Err(_))
+        {
+            return None;
+        }
+    }
 }
 
 /// The active interpreter: as a user's own `python3` would be found.
@@ -103,38 +194,44 @@ fn default_output(args: &RunArgs, pid: u32) -> PathBuf {
 }
 
 /// Opens the window. A collector that fails has said why.
-fn start_collector(args: &RunArgs, program: &Child) -> Result<Child, ExitCode> {
+fn start_collector(args: &RunArgs, program: &Child) -> Result<(Child, ChildStdout), ExitCode> {
     let output = (args.window.output.clone()).unwrap_or_else(|| default_output(args, program.id()));
-    let started = Command::new("/proc/self/exe")
-        .args(["attach", &program.id().to_string(), "--collector", "--runner", "--json"])
-        .args(args.window.for_another())
-        .arg("-o")
-        .arg(&output)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn();
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["attach", &program.id().to_string(), "--collector", "--runner", "--json"]);
+    for (flag, is_set) in [("--watched", args.live), ("--awaited", args.live_remote)] {
+        command.args(is_set.then_some(flag));
+    }
+    command.args(args.window.for_another()).arg("-o").arg(&output);
+    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut collector = started.map_err(|error| {
         note(format_args!("cannot start the collector: {error}"));
         ExitCode::FAILURE
     })?;
-    let mut said = String::new();
-    if let Some(mut stdout) = collector.stdout.take() {
-        let _ = stdout.read_to_string(&mut said);
-    }
-    if said.is_empty() {
+    let said = collector.stdout.take().and_then(|mut stdout| {
+        // One object, behind which the pipe may stay open.
+        let said = serde_json::Deserializer::from_reader(&mut stdout).into_iter().next();
+        said?.ok().map(|said: serde_json::Value| (said, stdout))
+    });
+    let Some((said, stdout)) = said else {
         let _ = collector.wait();
         return Err(ExitCode::FAILURE);
-    }
+    };
     if !args.window.quiet {
-        let said: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
         let path = said["path"].as_str().unwrap_or_default();
         note(format_args!("tracking {}, writing {path}", program.id()));
     }
-    Ok(collector)
+    Ok((collector, stdout))
 }
 
-/// Waits for the program's end, and for the capture to be complete. Signals go to the program, also those that stop it.
-fn accompany(mut program: Child, collector: &mut Child, signals: &Signals) -> Result<ExitStatus, Failure> {
+/// Waits for the program's end, and for the capture to be complete. Signals go to the program, also those that stop it;
+/// once `is_unwanted` it is asked to end.
+fn accompany(
+    mut program: Child,
+    collector: &mut Child,
+    signals: &Signals,
+    is_unwanted: impl Fn() -> bool,
+) -> Result<ExitStatus, Failure> {
+    let mut is_asked = false;
     let failed = |error| Failure::new(format!("cannot wait for the program: {error}"), None);
     let pid = Pid::from_raw(program.id() as i32);
     // Not collected yet: the collector, too, asks how it ended.
@@ -145,6 +242,10 @@ fn accompany(mut program: Child, collector: &mut Child, signals: &Signals) -> Re
             if sender == Sender::Somebody {
                 send(&program, signal);
             }
+        }
+        if !is_asked && is_unwanted() {
+            is_asked = true;
+            send(&program, Signal::SIGTERM);
         }
         match waitid(Id::Pid(pid), look) {
             Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => break,

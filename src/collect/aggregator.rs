@@ -51,6 +51,11 @@ impl Aggregator {
             .image(places, self.snapshots.samples().to_vec(), end_ms, appendix)
     }
 
+    /// As [`super::Recorder::definitions`].
+    pub fn definitions(&self) -> Option<AggregatedWriter> {
+        Some(self.writer.definitions())
+    }
+
     pub fn code_object(&mut self, code_id: u64, name: &str, filename: &str, firstlineno: i32, linetable: &[u8]) {
         self.writer.code_object(code_id, name, filename, firstlineno, linetable);
     }

@@ -3,14 +3,13 @@
 use super::definitions::{Assembly, Defined, Definitions};
 use super::lines_seen::LinesSeen;
 use super::live::{Counters, Live, LiveSum, Reallocated, Who};
-use super::live_places::LivePlaces;
 use super::native_stacks::{NO_FRAME, NativeStacks};
 use super::recorder::Recorder;
 use super::ring::{Next, RawRecord, RingReader};
 use super::thread_numbers::{MAIN_THREAD, ThreadNames, ThreadNumbers, Which};
 use super::threads;
 use crate::analyze::Clock;
-use crate::capture::{Appendix, Frame, Header, Image, Losses, MemorySnapshot};
+use crate::capture::{Appendix, Frame, Image, Losses, MemorySnapshot};
 use rustc_hash::FxHashSet;
 use std::sync::atomic::Ordering;
 use wire::Allocator;
@@ -83,8 +82,7 @@ impl Collector {
             Recorder::Stream(_) => LIVE_MAX,
             Recorder::Aggregate(_) => LIVE_MAX / 2,
         };
-        let places_count = self.live.places.as_ref().map_or(0, LivePlaces::count) as u64;
-        let definitions_count = self.definitions.count() + self.native.count() + places_count;
+        let definitions_count = self.definitions.count() + self.native.count() + self.live.places.count() as u64;
         self.live.count() >= live_max || definitions_count >= DEFINITIONS_MAX
     }
 
@@ -127,12 +125,23 @@ impl Collector {
         self.recorder.memory(rss_bytes, time_ms);
     }
 
-    /// Keeps what lives by thread and stack, for [`Self::live_image`]. Before the first record.
-    pub fn keep_live_places(&mut self, header: Header) {
-        self.live.places = Some(LivePlaces::new(header));
+    /// Somebody watches from now on, and asks for [`Self::live_image`]; `false` where too much was defined for that.
+    pub fn watch(&mut self) -> bool {
+        let places = &mut self.live.places;
+        if !places.is_watched()
+            && let Some(definitions) = self.recorder.definitions()
+        {
+            places.watch(definitions);
+        }
+        places.is_watched()
     }
 
-    /// What lives now, as a capture of places by thread; `None` where that is not kept.
+    /// Nobody does any more.
+    pub fn unwatch(&mut self) {
+        self.live.places.unwatch();
+    }
+
+    /// What lives now, as a capture of places by thread; `None` where nobody watches.
     pub fn live_image(&mut self, snapshots: Vec<MemorySnapshot>, appendix: Appendix) -> Option<Image> {
         self.live.image(self.threads.list(), snapshots, appendix)
     }
@@ -272,8 +281,8 @@ impl Collector {
                 if let Some((number, python)) = self.definitions.define_pair(first, second) {
                     let native = self.native.leaf(third).unwrap_or(NO_FRAME);
                     self.recorder.define_pair(number, python, native);
-                    if let Some(live) = &mut self.live.places {
-                        live.writer().define_alias(number, python);
+                    if let Some(writer) = self.live.places.writer() {
+                        writer.define_alias(number, python);
                     }
                 }
             }
@@ -309,10 +318,9 @@ impl Collector {
                 self.lines.code(number, &code);
                 self.recorder
                     .code_object(number, &code.name, &code.filename, code.firstlineno, &code.linetable);
-                if let Some(live) = &mut self.live.places {
+                if let Some(writer) = self.live.places.writer() {
                     let (name, filename) = (&code.name, &code.filename);
-                    live.writer()
-                        .code_object(number, name, filename, code.firstlineno, &code.linetable);
+                    writer.code_object(number, name, filename, code.firstlineno, &code.linetable);
                 }
             }
             Defined::Stack(number, frames) => {
@@ -326,8 +334,8 @@ impl Collector {
                     })
                     .collect();
                 self.recorder.define_stack(number, &frames);
-                if let Some(live) = &mut self.live.places {
-                    live.writer().define_stack(number, &frames);
+                if let Some(writer) = self.live.places.writer() {
+                    writer.define_stack(number, &frames);
                 }
             }
             Defined::Nothing => {}

@@ -36,7 +36,7 @@ pub struct Who {
 #[derive(Clone, Copy)]
 struct Block {
     bytes: u64,
-    /// The number that [`Live::place`] gave.
+    /// Its number, which stands for thread and stack.
     place: u32,
     /// The entry of the thread whose realloc of it has begun and has not told its outcome yet: freed, or still there.
     /// [`NOBODY`] where there is none.
@@ -95,8 +95,9 @@ pub struct Live {
     reallocs: FxHashMap<u16, Realloc>,
     /// Begun and without an outcome; hardly ever more than one.
     munmaps: Vec<Munmap>,
-    /// Where somebody watches.
-    pub places: Option<LivePlaces>,
+    pub places: LivePlaces,
+    /// By the thread's entry: the number and the stack that it allocated with last, and their place.
+    last_places: Vec<(u64, u32, u32)>,
     pub clock: Clock,
     pub counters: Counters,
 }
@@ -107,7 +108,7 @@ impl Live {
         self.blocks.len() + self.ranges.len()
     }
 
-    /// What lives now, as a capture of places by thread; `None` where places are not kept. `threads` are (number, id,
+    /// What lives now, as a capture of places by thread; `None` where nobody watches. `threads` are (number, id,
     /// name).
     pub fn image<'a>(
         &mut self,
@@ -115,12 +116,12 @@ impl Live {
         snapshots: Vec<MemorySnapshot>,
         appendix: Appendix,
     ) -> Option<Image> {
-        let places = self.places.as_mut()?;
+        let writer = self.places.writer()?;
         for (number, _, name) in threads {
-            places.writer().thread_name(number, name);
+            writer.thread_name(number, name);
         }
-        let mappings = self.ranges.iter().map(|(bytes, origin)| (origin.stack, bytes));
-        Some(places.image(mappings, snapshots, appendix))
+        let mappings = self.ranges.iter().map(|(bytes, origin)| (origin.place, bytes));
+        self.places.image(mappings, snapshots, appendix)
     }
 
     /// What lives, by stack. Mappings of one size are summed up together, so that arenas can be told from others.
@@ -138,36 +139,44 @@ impl Live {
             }
         };
         for block in self.blocks.values() {
-            add(self.stack_of(block.place), 0, block.bytes, block.born);
+            add(self.places.stack(block.place), 0, block.bytes, block.born);
         }
         for (bytes, origin) in self.ranges.iter() {
-            add(self.stack_of(origin.stack), bytes, bytes, origin.born);
+            add(self.places.stack(origin.place), bytes, bytes, origin.born);
         }
         sums.into_values().collect()
     }
 
-    /// What a block or mapping is noted to come from: its stack or, where somebody watches, its place.
-    fn place(&mut self, thread: u64, stack: u32) -> u32 {
-        match &mut self.places {
-            Some(places) => places.number(thread, stack),
-            None => stack,
+    /// What a block or mapping of a thread comes from: mostly where its last one came from.
+    #[inline]
+    fn place(&mut self, who: Who, stack: u32) -> u32 {
+        match self.last_places.get(usize::from(who.entry)) {
+            Some(&(number, last, place)) if (number, last) == (who.number, stack) => place,
+            _ => self.other_place(who, stack),
         }
     }
 
-    /// Undoes [`Self::place`].
-    fn stack_of(&self, place: u32) -> u32 {
-        match &self.places {
-            Some(places) => places.stack(place),
-            None => place,
+    fn other_place(&mut self, who: Who, stack: u32) -> u32 {
+        /// No thread has this number.
+        const NO_THREAD: u64 = 0;
+        if self.places.is_crowded() {
+            self.places
+                .forget_empty(self.ranges.iter().map(|(_, origin)| origin.place));
+            self.last_places.clear();
         }
+        let place = self.places.number(who.number, stack);
+        let entry = usize::from(who.entry);
+        if self.last_places.len() <= entry {
+            self.last_places.resize(entry + 1, (NO_THREAD, 0, 0));
+        }
+        self.last_places[entry] = (who.number, stack, place);
+        place
     }
 
     /// A block lives no more.
     fn let_go(&mut self, block: &Block) {
         self.counters.live_bytes = self.counters.live_bytes.wrapping_sub(block.bytes);
-        if let Some(places) = &mut self.places {
-            places.remove(block.place, block.bytes);
-        }
+        self.places.remove(block.place, block.bytes);
     }
 
     /// An entry of the tracee's table is another thread's now: what its last one had begun has no outcome.
@@ -185,7 +194,7 @@ impl Live {
         recorder: &mut Recorder,
     ) {
         self.counters.allocations += 1;
-        let place = self.place(who.number, stack);
+        let place = self.place(who, stack);
         let block = Block {
             bytes,
             place,
@@ -201,9 +210,7 @@ impl Live {
             recorder.deallocation(freed_by, address, Allocator::Free);
         }
         self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
-        if let Some(places) = &mut self.places {
-            places.add(place, bytes);
-        }
+        self.places.add(place, bytes);
         recorder.allocation(who.number, address, bytes, allocator, stack);
     }
 
@@ -275,7 +282,7 @@ impl Live {
             recorder.unmap(who.number, piece.start, piece.bytes);
         }
         let origin = Origin {
-            stack: self.place(who.number, stack),
+            place: self.place(who, stack),
             born: self.clock.now(),
         };
         self.ranges.insert(Range { start: address, bytes }, origin);

@@ -1,8 +1,8 @@
-//! What lives, by thread and stack, kept up to date event by event for somebody who watches: looking at it costs what
-//! its places cost, not what its blocks do.
+//! What lives, by thread and stack, kept up to date event by event, since somebody may come to watch at any time: looking
+//! at it costs what its places cost, not what its blocks do.
 
-use crate::capture::{AggregatedAllocation, AggregatedWriter, Appendix, Header, Image, MemorySnapshot};
-use rustc_hash::FxHashMap;
+use crate::capture::{AggregatedAllocation, AggregatedWriter, Appendix, Image, MemorySnapshot};
+use rustc_hash::{FxHashMap, FxHashSet};
 use wire::Allocator;
 
 /// One stack of one thread.
@@ -14,45 +14,74 @@ struct Place {
     blocks: u64,
 }
 
-/// Places and the definitions behind them. They are encoded once, when they come, and shared by all images.
+/// Places that are kept before it is looked which of them are empty.
+const PLACES_MIN: usize = 1 << 16;
+
+/// Places, and the definitions behind them while somebody watches.
 pub struct LivePlaces {
-    writer: AggregatedWriter,
+    /// Stacks and code are encoded once, when they come, and shared by all images.
+    writer: Option<AggregatedWriter>,
     numbers: FxHashMap<(u64, u32), u32>,
     places: Vec<Place>,
+    /// Numbers that stand for nothing.
+    free: Vec<u32>,
+    /// How many places there may be until the empty ones are looked for.
+    places_max: usize,
+}
+
+impl Default for LivePlaces {
+    fn default() -> Self {
+        Self {
+            writer: None,
+            numbers: FxHashMap::default(),
+            places: Vec::new(),
+            free: Vec::new(),
+            places_max: PLACES_MIN,
+        }
+    }
 }
 
 impl LivePlaces {
-    pub fn new(header: Header) -> Self {
-        // Native frames have names when the window ends.
-        let native_traces = false;
-        Self {
-            writer: AggregatedWriter::new(Header {
-                native_traces,
-                ..header
-            }),
-            numbers: FxHashMap::default(),
-            places: Vec::new(),
-        }
+    /// Somebody watches from now on: with the definitions so far, none of native frames, which have names when the
+    /// window ends.
+    pub fn watch(&mut self, definitions: AggregatedWriter) {
+        self.writer = Some(definitions);
     }
 
-    /// What takes the definitions.
-    pub fn writer(&mut self) -> &mut AggregatedWriter {
-        &mut self.writer
+    /// Nobody watches any more.
+    pub fn unwatch(&mut self) {
+        self.writer = None;
+    }
+
+    pub fn is_watched(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// What takes the definitions, where somebody watches.
+    pub fn writer(&mut self) -> Option<&mut AggregatedWriter> {
+        self.writer.as_mut()
     }
 
     /// The number of a thread's stack, which stands for both.
     pub fn number(&mut self, thread: u64, stack: u32) -> u32 {
-        let places = &mut self.places;
-        *self.numbers.entry((thread, stack)).or_insert_with(|| {
-            let (bytes, blocks) = (0, 0);
-            places.push(Place {
-                thread,
-                stack,
-                bytes,
-                blocks,
-            });
-            (places.len() - 1) as u32
-        })
+        if let Some(&number) = self.numbers.get(&(thread, stack)) {
+            return number;
+        }
+        let place = Place {
+            thread,
+            stack,
+            bytes: 0,
+            blocks: 0,
+        };
+        let number = if let Some(number) = self.free.pop() {
+            self.places[number as usize] = place;
+            number
+        } else {
+            self.places.push(place);
+            (self.places.len() - 1) as u32
+        };
+        self.numbers.insert((thread, stack), number);
+        number
     }
 
     /// The stack of a place.
@@ -61,6 +90,7 @@ impl LivePlaces {
     }
 
     /// A block came.
+    #[inline]
     pub fn add(&mut self, number: u32, bytes: u64) {
         if let Some(place) = self.places.get_mut(number as usize) {
             place.bytes = place.bytes.wrapping_add(bytes);
@@ -69,6 +99,7 @@ impl LivePlaces {
     }
 
     /// A block went.
+    #[inline]
     pub fn remove(&mut self, number: u32, bytes: u64) {
         if let Some(place) = self.places.get_mut(number as usize) {
             place.bytes = place.bytes.wrapping_sub(bytes);
@@ -78,16 +109,40 @@ impl LivePlaces {
 
     /// How many places there are, of which some may be empty.
     pub fn count(&self) -> usize {
-        self.places.len()
+        self.numbers.len()
     }
 
-    /// All of it as a capture, with mappings (place and bytes of each), which come and go in pieces.
+    /// Whether it is time to [`Self::forget_empty`].
+    #[inline]
+    pub fn is_crowded(&self) -> bool {
+        self.numbers.len() >= self.places_max
+    }
+
+    /// Gives up the numbers of places that hold nothing, those of `mapped` aside: a program that starts a thread for
+    /// each request would have ever more of them. Whoever keeps numbers elsewhere has to forget them.
+    pub fn forget_empty(&mut self, mapped: impl Iterator<Item = u32>) {
+        let mapped: FxHashSet<u32> = mapped.collect();
+        let (places, free) = (&self.places, &mut self.free);
+        self.numbers.retain(|_, number| {
+            let is_kept = places[*number as usize].blocks != 0 || mapped.contains(number);
+            if !is_kept {
+                free.push(*number);
+            }
+            is_kept
+        });
+        // So that all looks together cost no more than the places that came.
+        self.places_max = PLACES_MIN.max(2 * self.numbers.len());
+    }
+
+    /// All of it as a capture, with mappings (place and bytes of each), which come and go in pieces; `None` where nobody
+    /// watches.
     pub fn image(
         &mut self,
         mappings: impl Iterator<Item = (u32, u64)>,
         snapshots: Vec<MemorySnapshot>,
         appendix: Appendix,
-    ) -> Image {
+    ) -> Option<Image> {
+        let writer = self.writer.as_mut()?;
         let mut mapped: FxHashMap<u32, (u64, u64)> = FxHashMap::default();
         for (number, bytes) in mappings {
             let sum = mapped.entry(number).or_default();
@@ -103,7 +158,7 @@ impl LivePlaces {
             tid: place.thread,
             allocator: allocator as u8,
             native_frame: 0,
-            python_trace: self.writer.trace(place.stack).into(),
+            python_trace: writer.trace(place.stack).into(),
             native_segment_generation: 0,
             high_water_mark_count: 0,
             leaked_count: place.blocks,
@@ -112,7 +167,7 @@ impl LivePlaces {
         };
         let places = living.map(record).collect();
         let end_ms = appendix.detached_ms;
-        self.writer.image(places, snapshots, end_ms, appendix)
+        Some(writer.image(places, snapshots, end_ms, appendix))
     }
 }
 
@@ -144,14 +199,20 @@ mod tests {
         rows
     }
 
+    fn watched() -> LivePlaces {
+        let mut live = LivePlaces::default();
+        live.watch(AggregatedWriter::new(header()));
+        live
+    }
+
     #[test]
     fn an_image_holds_what_lives_by_thread() {
-        let mut live = LivePlaces::new(header());
-        let none = std::iter::empty;
+        let mut live = watched();
         let image = |live: &mut LivePlaces, mappings: &[(u32, u64)]| {
-            live.image(mappings.iter().copied(), Vec::new(), Appendix::default())
+            let image = live.image(mappings.iter().copied(), Vec::new(), Appendix::default());
+            image.expect("it is watched")
         };
-        assert_eq!(read(&live.image(none(), Vec::new(), Appendix::default())), []);
+        assert_eq!(read(&image(&mut live, &[])), []);
         let (one, other) = (live.number(1, 0), live.number(2, 0));
         assert_ne!(one, other);
         assert_eq!((live.number(1, 0), live.stack(other)), (one, 0));
@@ -173,13 +234,37 @@ mod tests {
 
     #[test]
     fn an_image_costs_its_places_not_their_blocks() {
-        let mut live = LivePlaces::new(header());
+        let mut live = watched();
         for block in 0..1_000_000u64 {
             let place = live.number(1 + block % 8, 0);
             live.add(place, 1);
         }
-        let rows = read(&live.image(std::iter::empty(), Vec::new(), Appendix::default()));
+        let image = live.image(std::iter::empty(), Vec::new(), Appendix::default());
+        let rows = read(&image.expect("it is watched"));
         assert_eq!((live.count(), rows.len()), (8, 8));
         assert!(rows.iter().all(|row| *row == (row.0, 125_000, 125_000)));
+    }
+
+    #[test]
+    fn threads_that_come_and_go_leave_no_places() {
+        let mut live = watched();
+        let kept = live.number(1, 7);
+        live.add(kept, 5);
+        let mapped = live.number(2, 8);
+        let mut most = 0;
+        for thread in 3..1_000_000 {
+            let number = live.number(thread, 7);
+            live.add(number, 1);
+            live.remove(number, 1);
+            if live.is_crowded() {
+                live.forget_empty(std::iter::once(mapped));
+            }
+            most = most.max(live.count());
+        }
+        assert!(most <= PLACES_MIN && live.places.len() <= PLACES_MIN, "{most}");
+        assert_eq!((live.number(1, 7), live.stack(kept)), (kept, 7));
+        assert_eq!((live.number(2, 8), live.stack(mapped)), (mapped, 8));
+        let image = live.image([(mapped, 9)].into_iter(), Vec::new(), Appendix::default());
+        assert_eq!(read(&image.expect("it is watched")), [(1, 5, 1), (2, 9, 1)]);
     }
 }

@@ -13,7 +13,8 @@ pub struct Range {
 /// Who mapped a range, and when.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    pub stack: u32,
+    /// Its number, which stands for thread and stack.
+    pub place: u32,
     pub born: Moment,
 }
 

@@ -1,7 +1,7 @@
 //! What a collector feeds: a capture of all allocations, or what each place holds.
 
 use super::aggregator::Aggregator;
-use crate::capture::{Frame, ModuleSegments, WriteError, Writer};
+use crate::capture::{AggregatedWriter, Frame, ModuleSegments, WriteError, Writer};
 use wire::Allocator;
 
 /// The kind of capture that is being made.
@@ -82,6 +82,12 @@ impl Recorder {
             Self::Stream(writer) => writer.flush(),
             Self::Aggregate(_) => Ok(()),
         }
+    }
+
+    /// What was defined so far but native frames, for files of places beside this one, which goes on; `None` where not
+    /// all of it was kept.
+    pub fn definitions(&self) -> Option<AggregatedWriter> {
+        either!(self, it => it.definitions())
     }
 
     /// The writer of a capture of all allocations.

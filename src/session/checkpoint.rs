@@ -11,7 +11,7 @@ use nix::sys::stat::{SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -142,9 +142,23 @@ impl Kept {
     /// Keeps this one.
     pub fn write(image: &Image) -> Result<Self, WriteError> {
         let failed = |source| io_error("keeping the capture in memory", source);
-        let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC.bits();
-        let file = inject::host::memory_file(c"memray-capture", flags).map_err(|errno| failed(errno.into()))?;
+        let Self { file } = Self::empty().map_err(failed)?;
         image.write(file.try_clone().map_err(failed)?, false)?;
+        Ok(Self { file })
+    }
+
+    /// Keeps one that somebody sends, of so many bytes.
+    pub fn read(from: &mut impl Read, bytes: u64) -> io::Result<Self> {
+        let mut kept = Self::empty()?;
+        match io::copy(&mut from.take(bytes), &mut kept.file)? {
+            copied if copied == bytes => Ok(kept),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn empty() -> io::Result<Self> {
+        let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC.bits();
+        let file = inject::host::memory_file(c"memray-capture", flags)?;
         Ok(Self { file })
     }
 

@@ -1,5 +1,5 @@
 //! Control files: how a session is found from any terminal. One small JSON file for each, written by its collector,
-//! in a directory that only its user can enter.
+//! in a directory that only its user can enter, and a socket beside it for those who want to watch.
 //!
 //! Nothing in such a file is believed by itself: it may have been left behind, and root reads those of every user.
 //! [`super::status`] holds each against the processes that it names.
@@ -7,13 +7,15 @@
 use crate::capture::Losses;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Version of [`Record`]: changes only when a field changes its meaning.
@@ -24,6 +26,7 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 const FILES_MAX: usize = 1000;
 const USERS_MAX: usize = 1000;
 const SUFFIX: &str = ".json";
+const SOCKET_SUFFIX: &str = ".sock";
 const NAME: &str = "memray";
 
 /// What a collector says of its session.
@@ -163,6 +166,17 @@ impl Directory {
         (record.schema == SCHEMA).then_some(record)
     }
 
+    /// Removes a record and the socket beside it.
+    fn forget(&self, name: &str) {
+        self.remove(name);
+        self.remove(&socket_name(name));
+    }
+
+    /// A path of a name in this very directory, wherever that is by now, and short enough for a socket.
+    fn path_of(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.file.as_raw_fd()))
+    }
+
     fn remove(&self, name: &str) {
         // Whoever was faster is welcome.
         let _ = unlinkat(&self.file, name, UnlinkatFlags::NoRemoveDir);
@@ -205,11 +219,18 @@ impl ControlFile {
     pub fn update(&self, record: &Record) -> io::Result<()> {
         self.directory.write(&self.name, record)
     }
+
+    /// Where those who want to watch the session find its collector.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        let name = socket_name(&self.name);
+        self.directory.remove(&name);
+        UnixListener::bind(self.directory.path_of(&name))
+    }
 }
 
 impl Drop for ControlFile {
     fn drop(&mut self) {
-        self.directory.remove(&self.name);
+        self.directory.forget(&self.name);
     }
 }
 
@@ -251,7 +272,29 @@ impl Records {
 
     /// Removes the file of a session that is over.
     pub fn forget(&self, found: &Found) {
-        self.directories[found.index].remove(&found.name);
+        self.directories[found.index].forget(&found.name);
+    }
+
+    /// Connects with the collector that has this number, and with nobody else.
+    pub fn connect(&self, collector_pid: i32) -> io::Result<UnixStream> {
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for found in self.found.iter().filter(|it| it.record.collector_pid == collector_pid) {
+            let path = self.directories[found.index].path_of(&socket_name(&found.name));
+            let stream = match UnixStream::connect(path) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            // A user's directory may hold links to anybody's sockets.
+            let peer = getsockopt(&stream, PeerCredentials)?;
+            if (peer.pid(), peer.uid()) == (collector_pid, found.uid) {
+                return Ok(stream);
+            }
+            last = io::Error::other("another process answers in its place");
+        }
+        Err(last)
     }
 }
 
@@ -260,8 +303,12 @@ pub fn forget(target_pid: i32, collector_pid: i32, collector_start_ticks: u64) {
     let name = file_name(target_pid, collector_pid, collector_start_ticks);
     let records = Records::read(Some(target_pid));
     for directory in &records.directories {
-        directory.remove(&name);
+        directory.forget(&name);
     }
+}
+
+fn socket_name(name: &str) -> String {
+    format!("{}{SOCKET_SUFFIX}", name.strip_suffix(SUFFIX).unwrap_or(name))
 }
 
 fn file_name(target_pid: i32, collector_pid: i32, collector_start_ticks: u64) -> String {

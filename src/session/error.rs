@@ -211,6 +211,11 @@ impl Error {
         }
     }
 
+    /// Whether there is no such process at all.
+    pub fn is_no_process(&self) -> bool {
+        matches!(self, Self::Obstacle(inject::Obstacle::NoSuchProcess { .. }))
+    }
+
     /// All that helps in the situation that was found, the best first: [`Self::fix`], then what else there is.
     pub fn fixes(&self) -> Vec<String> {
         match self {

@@ -13,7 +13,9 @@ use super::sampler::now_ms;
 use super::signals::Signals;
 use super::source_lines::{self, Wanted};
 use super::target;
+use super::viewing::LastWords;
 use super::window::End;
+use crate::analyze;
 use crate::capture::{Appendix, Held, Losses, MemorySnapshot, NativeSymbols, OldFrees, SourceFile, WriteError};
 use crate::collect::{Recorder, Which};
 use crate::report::TargetEnd;
@@ -150,11 +152,20 @@ impl Session {
                 }
             }
         }
+        let mut failed = None;
         if let Err(error) = closed {
-            if end != End::CaptureFailed {
-                return Err(error.into());
-            }
-            self.warnings.push(format!("the capture ends early: {error}"));
+            let warning = format!("the capture ends early: {error}");
+            self.warnings.push(warning);
+            failed = Some(error).filter(|_| end != End::CaptureFailed);
+        }
+        self.viewers.farewell(LastWords {
+            why: end.to_string(),
+            capture: self.path.to_string_lossy().into_owned(),
+            lost_count: analyze::losses(&appendix.losses).total_count(),
+            warnings: self.warnings.clone(),
+        });
+        if let Some(error) = failed {
+            return Err(error.into());
         }
         Ok(Ended {
             path: self.path,

@@ -6,7 +6,8 @@
 //!   [`native_symbols`] names them, [`source_lines`] takes the lines behind all names, at the end.
 //! - [`mod@held`]: a program that is started for a window, and waits at its first line until that is open.
 //! - [`window`]: drain, sample, hook what is loaded, until something ends it.
-//! - [`live`]: what somebody who watches is told.
+//! - [`live`]: what somebody who watches is told; [`viewers`] and [`viewer`]: from other processes, by what [`viewing`]
+//!   defines.
 //! - [`checkpoint`]: an aggregated capture, replaced as a whole. [`limits`]: when a window ends by itself.
 //! - [`follow`]: children, each with a memray of its own.
 //! - [`finish`]: flag off, drained, slots back, memory withdrawn, capture closed, mark taken away.
@@ -52,6 +53,9 @@ mod start;
 mod status;
 mod target;
 mod thread_names;
+mod viewer;
+mod viewers;
+mod viewing;
 mod window;
 
 pub use checkpoint::Kept;
@@ -69,6 +73,8 @@ pub use repair::{detach, repair_left_overs};
 pub use signals::{Sender, Signals};
 pub use start::Options;
 pub use status::{Listed, Progress, State, sessions};
+pub use viewer::{Viewer, about};
+pub use viewing::{LastWords, Look, Request, Told};
 pub use window::End;
 
 pub use inject::end_by_signal;
@@ -91,6 +97,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use viewers::Viewers;
 
 /// A live window on a process.
 pub struct Session {
@@ -108,6 +115,9 @@ pub struct Session {
     guardian: Option<Guardian>,
     /// Where there is a place for it.
     control: Option<ControlFile>,
+    viewers: Viewers,
+    /// By this very process.
+    is_watched_here: bool,
     sampler: Sampler,
     samples: Series<Sample>,
     path: PathBuf,
@@ -217,6 +227,10 @@ impl Session {
         if !is_told {
             self.control = None;
             self.control = ControlFile::create(&record).ok();
+            // A session that nobody can find can't be joined either.
+            if let Some(control) = &self.control {
+                self.viewers.listen(control.listener());
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use super::preflight::Survey;
 use super::python_allocators::PythonAllocators;
 use super::sampler::{Sampler, now_ms};
 use super::thread_names::Names;
+use super::viewers::Viewers;
 use super::{repair, target};
 use crate::capture::{Appendix, FileFormat, Header, Writer, WriterOptions};
 use crate::collect::{Aggregator, Collector, MAIN_THREAD, Recorder, Region, RingReader, Series, TickClock};
@@ -55,8 +56,6 @@ pub struct Options {
     pub debuginfod: bool,
     /// Also follow Python's own allocators.
     pub trace_python_allocators: bool,
-    /// What lives is kept by thread and stack, for somebody who watches.
-    pub live: bool,
     /// Children, too.
     pub follow: Option<FollowOptions>,
 }
@@ -171,7 +170,6 @@ impl Survey {
             let until = options.duration.map(|duration| Instant::now() + duration);
             Follow::new(options.pid, wanted, &output.path, output.keeps_nothing(), until)
         });
-        let live_header = options.live.then(|| self.header(options, attached_ms));
         landing.set_flag(&self.process, FLAG_ON)?;
         // From here on the session mark tells others.
         drop(self.lock);
@@ -194,6 +192,8 @@ impl Survey {
             passage: self.passage,
             guardian: Some(guardian),
             control: None,
+            viewers: Viewers::default(),
+            is_watched_here: false,
             path: output.path.clone(),
             samples: Series::default(),
             duration: options.duration,
@@ -217,9 +217,6 @@ impl Survey {
             notes: self.notes,
             warnings: Vec::new(),
         };
-        if let Some(header) = live_header {
-            session.collector.keep_live_places(header);
-        }
         session.sample();
         session.sample_rss();
         session.tell_others();

@@ -13,6 +13,7 @@ use crate::collect::{Recorder, Which};
 use crate::ui::ProgressState;
 use crate::ui::format::bytes_short;
 use nix::sys::signal::Signal;
+use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,24 @@ impl End {
     }
 }
 
+impl fmt::Display for End {
+    /// Why the window ended.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(condition) = self.condition() {
+            return f.write_str(&condition);
+        }
+        match self {
+            Self::TimeIsUp => f.write_str("its time is up"),
+            // What `memray detach` sends.
+            Self::Signal(Signal::SIGTERM) => f.write_str("it was detached"),
+            Self::Signal(signal) => write!(f, "its memray was asked to end it ({signal})"),
+            Self::TargetEnded => f.write_str("the process ended"),
+            Self::TargetExecuted => f.write_str("the process executes another program"),
+            _ => f.write_str("the capture cannot be written further"),
+        }
+    }
+}
+
 /// Calls `action` when its time has come.
 struct Timer {
     every: Duration,
@@ -105,20 +124,9 @@ impl Timer {
 }
 
 impl Session {
-    /// Tracks until the window ends; tells `report` how it goes ten times a second.
-    pub fn run(&mut self, signals: &Signals, mut report: impl FnMut(&ProgressState)) -> End {
-        self.run_with(signals, |_, state| {
-            report(state);
-            None
-        })
-    }
-
-    /// The same for one that may look at the session, and end it.
-    pub fn run_with(
-        &mut self,
-        signals: &Signals,
-        mut report: impl FnMut(&mut Self, &ProgressState) -> Option<End>,
-    ) -> End {
+    /// Tracks until the window ends; tells `report` how it goes ten times a second, which may look at the session, and
+    /// end it.
+    pub fn run(&mut self, signals: &Signals, mut report: impl FnMut(&mut Self, &ProgressState) -> Option<End>) -> End {
         let deadline = self.duration.map(|duration| self.live_since + duration);
         let mut rss = Timer::new(RSS_EVERY);
         let mut sample = Timer::new(SAMPLE_EVERY);
@@ -180,6 +188,7 @@ impl Session {
                 self.keep_guarded();
                 self.sample();
                 let state = self.progress(now);
+                self.answer_viewers(&state);
                 if let Some(end) = report(self, &state) {
                     return end;
                 }

@@ -44,6 +44,8 @@ pub struct LiveFacts<'a> {
     pub points: &'a [LivePoint],
     /// The largest stack through the selected row, innermost frame first.
     pub stack: &'a [LiveFrame],
+    /// What `q` does, in a word or two.
+    pub quit: &'a str,
     /// What was done last.
     pub message: &'a str,
     pub color: bool,
@@ -170,7 +172,7 @@ fn draw_foot(view: &LiveView, facts: &LiveFacts<'_>, canvas: &mut Canvas<'_>) {
     };
     let pause = if view.is_paused { "go on" } else { "pause" };
     let keys = [
-        ("q", "quit"),
+        ("q", facts.quit),
         ("m", merge),
         ("<>", "thread"),
         ("t o a", "sort"),

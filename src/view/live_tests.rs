@@ -74,6 +74,7 @@ fn draw(view: &mut LiveView, width: u16, height: u16, color: bool) -> Buffer {
         thread: "worker\x07",
         points: &points,
         stack: &stack,
+        quit: "quit",
         message: "",
         color,
     };

@@ -182,9 +182,14 @@ impl Target {
         super::process::signal(self.pid(), signal);
     }
 
-    /// Closes its input and waits for its end.
-    pub fn finish(mut self) -> ExitStatus {
+    /// Closes its input.
+    pub fn close_input(&mut self) {
         self.input = None;
+    }
+
+    /// The same, and waits for its end.
+    pub fn finish(mut self) -> ExitStatus {
+        self.close_input();
         self.wait()
     }
 
