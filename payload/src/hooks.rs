@@ -207,7 +207,7 @@ fn freed(block: u64, owner: u8) {
         if let Some(thread) = Recording::begin(&session, Identity::current(session.config), lost) {
             // Python's block is not the C library's, or a part of one.
             let bytes = if owner == 0 { usable_bytes(&session, block) } else { 0 };
-            thread.write(Kind::Free, owner, [block, bytes, 0], lost);
+            thread.write_event(Kind::Free, owner, [block, bytes, 0], lost);
         }
     }
 }
@@ -316,7 +316,7 @@ pub fn allocated(block: u64, size: u64, allocator: Allocator) {
     let lost = &session.header().losses.allocations_full;
     if let Some(thread) = Recording::begin(&session, Identity::current(session.config), lost) {
         let stack = stack::id_here(&thread);
-        thread.write(Kind::Allocation, allocator as u8, [block, size, stack], lost);
+        thread.write_event(Kind::Allocation, allocator as u8, [block, size, stack], lost);
     }
 }
 

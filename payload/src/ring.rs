@@ -80,6 +80,37 @@ impl<'a> Ring<'a> {
         }
     }
 
+    /// As [`Self::write`], for an event on which nothing else depends: cheaper, since that the reader has given up on the
+    /// slot in the last moment is not noticed here, but counted by the reader alone.
+    #[inline(always)]
+    pub fn write_event(&self, thread: u16, kind: Kind, flags: u8, body: [u64; 3]) -> Outcome {
+        let Some(position) = self.claim(1) else {
+            return Outcome::Full;
+        };
+        let slot = self.slot(position);
+        // Acquire: what a writer whom the reader had given up on still wrote into this slot comes before what we write;
+        // matched by the release of that writer's word.
+        if slot.word.load(Acquire) == DEAD || !may_commit() {
+            return self.write_past_dead(position, thread, kind, flags, body);
+        }
+        for (to, from) in slot.body.iter().zip(body) {
+            to.store(from, Relaxed);
+        }
+        // Release: the body before the word; matched by the reader's acquire load of the word, and by the next writer's.
+        slot.word.store(self.word(position, thread, kind, flags), Release);
+        Outcome::Written
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_past_dead(&self, position: u64, thread: u16, kind: Kind, flags: u8, body: [u64; 3]) -> Outcome {
+        match self.reserve_past_dead(position, 1) {
+            None => Outcome::Full,
+            Some(position) if self.commit(position, thread, kind, flags, body) => Outcome::Written,
+            Some(_) => Outcome::Late,
+        }
+    }
+
     /// Longest record that this ring takes, in slots. A quarter of the ring at most, so that a long record does not
     /// need the ring to be empty.
     pub fn record_slots_max(&self) -> u64 {
@@ -129,7 +160,8 @@ impl<'a> Ring<'a> {
     #[inline(always)]
     fn publish(&self, position: u64, thread: u16, kind: Kind, flags: u8, body: [u64; 3]) -> bool {
         let slot = self.slot(position);
-        let seen = slot.word.load(Relaxed);
+        // Acquire: as in `write_event`.
+        let seen = slot.word.load(Acquire);
         // A child that was forked since the reservation would commit its parent's slot.
         if seen == DEAD || !may_commit() {
             return false;
@@ -137,11 +169,15 @@ impl<'a> Ring<'a> {
         for (to, from) in slot.body.iter().zip(body) {
             to.store(from, Relaxed);
         }
-        let lap = lap_of(position, self.mask + 1, self.lap_base);
+        let whole = self.word(position, thread, kind, flags);
         // Release: the body before the word; matched by the reader's acquire load of the word.
-        slot.word
-            .compare_exchange(seen, word(lap, thread, flags, kind), Release, Relaxed)
-            .is_ok()
+        slot.word.compare_exchange(seen, whole, Release, Relaxed).is_ok()
+    }
+
+    /// The word of a record at this position.
+    #[inline(always)]
+    fn word(&self, position: u64, thread: u16, kind: Kind, flags: u8) -> u64 {
+        word(lap_of(position, self.mask + 1, self.lap_base), thread, flags, kind)
     }
 
     #[inline(always)]

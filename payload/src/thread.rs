@@ -85,7 +85,15 @@ impl<'s> Recording<'s> {
         })
     }
 
-    /// Writes a record of one slot, and counts it in `lost` if there is no room. True if it is in the ring.
+    /// Writes the record of an event, and counts it in `lost` if there is no room.
+    #[inline(always)]
+    pub fn write_event(&self, kind: Kind, flags: u8, body: [u64; 3], lost: &AtomicU64) {
+        if self.session.ring().write_event(self.index, kind, flags, body) == Outcome::Full {
+            count(lost);
+        }
+    }
+
+    /// As [`Self::write_event`], where something depends on it: true if it is in the ring.
     #[inline(always)]
     pub fn write(&self, kind: Kind, flags: u8, body: [u64; 3], lost: &AtomicU64) -> bool {
         let outcome = self.session.ring().write(self.index, kind, flags, body);

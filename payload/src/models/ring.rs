@@ -92,6 +92,101 @@ fn given_up_or_committed() {
     assert_eq!(reader.dead_slots(), lost);
 }
 
+/// An event, on which nothing depends.
+fn write_event(region: &Region, value: u64) -> Outcome {
+    region
+        .session(LAPS)
+        .ring()
+        .write_event(0, Kind::Allocation, 6, body(value))
+}
+
+/// As [`records_come_out_whole`], of events: their writers don't notice that the reader has given up on one, but the
+/// reader counts at least as many as it does not see.
+fn events_come_out_whole() {
+    let region = Region::new(2);
+    let mut reader = RingReader::new(region.clone(), LAPS);
+    let writers = [vec![10, 11], vec![20]].map(|values: Vec<u64>| {
+        let region = region.clone();
+        thread::spawn(move || -> Vec<(u64, Outcome)> {
+            values
+                .into_iter()
+                .map(|value| (value, write_event(&region, value)))
+                .collect()
+        })
+    });
+    let (mut found, mut lost) = read(&mut reader, 2);
+    let outcomes: Vec<_> = writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect();
+    let (rest, lost_later) = read(&mut reader, 6);
+    found.extend(rest);
+    lost += lost_later;
+    let written = |value: &u64| outcomes.contains(&(*value, Outcome::Written));
+    assert!(found.iter().all(written), "what came out was written: {found:?}");
+    let place = |value| found.iter().position(|&it| it == value);
+    assert!(
+        !matches!((place(10), place(11)), (Some(a), Some(b)) if a > b),
+        "one writer's come in its order: {found:?}"
+    );
+    let full = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Full).count();
+    let mut once = found.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), found.len(), "each at most once: {found:?}");
+    let missing = (outcomes.len() - full - found.len()) as u64;
+    assert!(missing <= lost, "{missing} are missing, {lost} were counted");
+}
+
+/// An event for which the reader does not wait: counted, or seen. What its writer still writes then does no harm, and
+/// its slot is as good as any.
+fn an_event_given_up_on_does_no_harm() {
+    let region = Region::new(2);
+    let mut reader = RingReader::new(region.clone(), LAPS);
+    let writer = {
+        let region = region.clone();
+        thread::spawn(move || write_event(&region, 1))
+    };
+    let (mut values, mut lost) = read(&mut reader, 3);
+    // In the slot of the one that may be late, and in the other, while it may still be written.
+    let meanwhile: Vec<u64> = (2..4)
+        .filter(|&value| write_event(&region, value) == Outcome::Written)
+        .collect();
+    let (rest, lost_later) = read(&mut reader, 4);
+    values.extend(rest);
+    lost += lost_later;
+    let outcome = writer.join().unwrap();
+    let (rest, lost_later) = read(&mut reader, 6);
+    values.extend(rest);
+    lost += lost_later;
+    let attempted = meanwhile.len() + usize::from(outcome != Outcome::Full);
+    assert!(attempted - values.len() <= lost as usize, "{values:?}, {lost} lost");
+    assert!(values.iter().all(|value| *value == 1 || meanwhile.contains(value)));
+    for value in 4..8 {
+        assert_eq!(write_event(&region, value), Outcome::Written);
+        assert_eq!(read(&mut reader, 3).0, [value]);
+    }
+}
+
+#[test]
+fn loom_events_come_out_whole() {
+    loom::model(events_come_out_whole);
+}
+
+#[test]
+fn loom_an_event_given_up_on_does_no_harm() {
+    loom::model(an_event_given_up_on_does_no_harm);
+}
+
+#[test]
+#[should_panic]
+fn loom_without_the_release_of_an_event_records_are_torn() {
+    weakened(Release, events_come_out_whole);
+}
+
+#[test]
+#[should_panic]
+fn loom_without_the_acquire_of_a_read_events_are_torn() {
+    weakened(Acquire, events_come_out_whole);
+}
+
 #[test]
 fn loom_records_come_out_whole() {
     loom::model(records_come_out_whole);

@@ -7,11 +7,15 @@
 //! 3. The writer reads the slot's word. [`DEAD`]: the slot is out of use for this session; the writer commits
 //!    what else it reserved as [`Kind::Pad`] and reserves again. Otherwise it writes the body, then commits by
 //!    compare-and-swap (release) from the value it read to the new [`word`]. Failure means that the reader gave
-//!    up on it meanwhile: counted in `late_commits`.
+//!    up on it meanwhile: counted in `late_commits`. An event on which nothing else depends (an allocation, a free) is
+//!    committed by a plain store (release) instead, in place of a dead word, too: that ends the slot's death, and is the
+//!    last that its writer does to it. Who finds it in the next lap writes after it (acquire).
 //! 4. The reader loads the word of position `tail` with acquire, matched by that release. The lap is the
 //!    expected one: the record is whole; it copies the body, then stores `tail` with release. [`DEAD`]: it skips
 //!    the slot. Anything else: not committed yet; after 100 ms it marks the slot dead by compare-and-swap, counts
-//!    a lost record and goes on. A dead slot is never written again as a whole, so a late body write tears nothing.
+//!    a lost record and goes on. While a slot is dead nobody but its late writer writes to it, so that tears nothing.
+//!    Where a late writer ends a death between a reservation that passed the slot over and the reader, that waits once
+//!    more, and counts one more than was lost.
 //! 5. A record longer than one slot is a first slot and `n - 1` slots of [`Kind::Continuation`], adjacent in
 //!    position, each committed on its own. If one of them is dead the whole record is lost.
 
