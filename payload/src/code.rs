@@ -63,6 +63,20 @@ pub unsafe fn term(layout: &PythonLayout, frame: Frame) -> u64 {
                 );
             }
         }
+        term_by_content(layout, frame, named)
+    }
+}
+
+/// [`term`] without a version. Not inlined: as [`is_identical`].
+///
+/// # Safety
+/// As [`code_id`].
+#[inline(never)]
+unsafe fn term_by_content(layout: &PythonLayout, frame: Frame, named: u64) -> u64 {
+    let code = frame.code;
+    // SAFETY: fields of a live code object.
+    unsafe {
+        let name = word(code + layout.code_name as u64);
         let filename = word(code + layout.code_filename as u64);
         let table = word(code + layout.code_linetable as u64);
         let line = half(code + layout.code_firstlineno as u64) as u64;
@@ -122,34 +136,28 @@ pub unsafe fn identity(layout: &PythonLayout, code: u64) -> PathCode {
     }
 }
 
-/// Whether [`identity`] would give the same: each word that it reads is compared.
+/// Whether [`identity`] would give the same: each word that it reads is compared, but for the version, which is 0. Not
+/// inlined: where there are versions, the registers are wanted for other things.
 ///
 /// # Safety
 /// As [`code_id`]; `known` is mapped.
-#[inline(always)]
+#[inline(never)]
 pub unsafe fn is_identical(layout: &PythonLayout, code: u64, known: *const PathCode) -> bool {
     // SAFETY: fields of a live code object, and words of the region.
     unsafe {
-        let mut differs = (code ^ word(&raw const (*known).code as u64))
-            | (word(code + layout.code_name as u64) ^ word(&raw const (*known).name as u64));
-        if layout.code_version != NONE {
-            let version = half(code + layout.code_version as u64) as u64;
-            differs |= version ^ word(&raw const (*known).version as u64);
-            if version != 0 {
-                return differs == 0;
-            }
-        }
         let table = word(code + layout.code_linetable as u64);
         let (name, filename) = (
             word(code + layout.code_name as u64),
             word(code + layout.code_filename as u64),
         );
-        differs |= (filename ^ word(&raw const (*known).filename as u64))
+        let (bytes, start) = table_start(layout, table);
+        (code ^ word(&raw const (*known).code as u64))
+            | (name ^ word(&raw const (*known).name as u64))
+            | word(&raw const (*known).version as u64)
+            | (filename ^ word(&raw const (*known).filename as u64))
             | (texts(layout, name, filename) ^ word(&raw const (*known).texts as u64))
             | (table ^ word(&raw const (*known).table as u64))
-            | (half(code + layout.code_firstlineno as u64) as u64 ^ word(&raw const (*known).firstlineno as u64));
-        let (bytes, start) = table_start(layout, table);
-        differs
+            | (half(code + layout.code_firstlineno as u64) as u64 ^ word(&raw const (*known).firstlineno as u64))
             | (bytes ^ word(&raw const (*known).table_bytes as u64))
             | (start ^ word(&raw const (*known).table_start as u64))
             == 0

@@ -5,19 +5,24 @@
 //! lies, what a walk reads of it, and the sum of its term and those of all frames further out. A walk follows pointers
 //! until it meets an address in the path, and from there on only compares.
 //!
-//! Why the answer is exact. Everything that a walk reads of a frame is compared: code, instruction, previous frame,
-//! marks; and everything that identifies its code object, once for each. What is equal would be walked to the same
-//! frames, and the sums belong to these since they were written together (`is_written`). That an address is used
-//! again, by the same function for another caller say, so makes no difference.
+//! Why the answer is exact. Everything that a walk reads of a frame is compared, or follows from what is compared; and
+//! everything that identifies its code object, once for each. What is equal would be walked to the same frames, and the
+//! sums belong to these since they were written together (`is_written`). That an address is used again, by the same
+//! function for another caller say, so makes no difference.
+//!
+//! What follows, from 3.11 on, where a frame has the address of its instruction: its code object. The address lies within
+//! the object (`add_up` looks), no two live objects overlap, and the one in the path was seen to live, and to be what it
+//! was, with another frame in the same comparison. And so whether the frame is a shim: the interpreter gives its shims
+//! code of their own (the trampoline on 3.12, None later), which no function's frame has. Frames that are shims are
+//! compared with their owner.
 //!
 //! Why the loads are safe. An address from the path is followed only after the `previous` of a frame that is live was
 //! seen to hold the same (hazard 14), by way of a register: what becomes of the path meanwhile is of no matter. The
 //! processor does not wait for the comparison: the next address comes from the path, so the loads of many frames are
 //! under way at once. That is the gain.
 
-use crate::arch::Pair;
 use crate::code::{identity, is_identical, term, term_seldom};
-use crate::load::{half, word};
+use crate::load::{byte, half, word};
 use crate::session::Session;
 use crate::terms::{Identified, Terms};
 use crate::walk::{FINALIZING_CHECK_FRAMES, Frame, Link, Walk, code_of, is_code, is_finalizing, is_object};
@@ -25,7 +30,7 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use core::sync::atomic::{AtomicU64, compiler_fence};
 use wire::NONE;
 use wire::config::PythonLayout;
-use wire::path::{PATH_CODES, PATH_FRAMES, PATH_HINTS, PATH_REFUSED, PATHS, Path, PathCode, PathFrame};
+use wire::path::{PATH_CODES, PATH_FRAMES, PATH_HINTS, PATH_REFUSED, PATHS, Path, PathCode, PathFrame, PathWords};
 use wire::region::ThreadEntry;
 
 /// A stack of fewer frames is as cheap to walk.
@@ -53,83 +58,98 @@ pub struct PathOfThread<'a> {
     places: Places,
 }
 
-/// Where the words lie that are compared of a frame, see [`PathFrame::words`].
+/// Where the words lie that are compared of a frame, see [`PathWords`].
 #[derive(Clone, Copy)]
 struct Places {
-    /// Two words side by side.
-    pair: u32,
-    /// The second of them is the frame before; else the first.
-    is_previous_second: bool,
-    others: [u32; 2],
-    /// The bits of `others` that count.
-    masks: [u64; 2],
+    previous: u32,
+    second: u32,
+    third: u32,
 }
 
+/// What [`PathWords::third`] is.
+const NO_THIRD: u8 = 0;
+const BYTE_THIRD: u8 = 1;
+const HALF_THIRD: u8 = 2;
+
 impl Places {
-    /// None: the words that a walk reads lie in no order that is known here. Then there are no paths.
     #[inline(always)]
-    fn of(layout: &PythonLayout) -> Option<Self> {
-        const WORD: u32 = size_of::<u64>() as u32;
-        let (previous, code, instruction) = (layout.frame_previous, layout.frame_code, layout.frame_instr);
-        let (mut marks, mut marks_mask) = (instruction, 0);
-        if layout.frame_owner != NONE {
-            let bits = |offset: u32| 0xff << (8 * (offset % WORD));
-            marks = layout.frame_owner / WORD * WORD;
-            marks_mask = bits(layout.frame_owner);
-            if layout.frame_is_entry != NONE {
-                if layout.frame_is_entry / WORD * WORD != marks {
-                    return None;
-                }
-                marks_mask |= bits(layout.frame_is_entry);
-            }
+    fn of(layout: &PythonLayout) -> Self {
+        let is_number = layout.code_instructions == NONE;
+        Places {
+            previous: layout.frame_previous,
+            second: if is_number {
+                layout.frame_code
+            } else {
+                layout.frame_instr
+            },
+            third: if is_number {
+                layout.frame_instr
+            } else {
+                layout.frame_is_entry
+            },
         }
-        let is_int = layout.code_instructions == NONE;
-        // Up to 3.10; the word behind an int is the frame's, too. From 3.12 on. 3.11.
-        let (pair, is_previous_second, other, other_mask) = if code == previous.wrapping_add(WORD) {
-            (
-                previous,
-                false,
-                instruction,
-                if is_int { u32::MAX as u64 } else { u64::MAX },
-            )
-        } else if previous == code.wrapping_add(WORD) {
-            (code, true, instruction, if is_int { u32::MAX as u64 } else { u64::MAX })
-        } else if instruction == previous.wrapping_add(WORD) && !is_int {
-            (previous, false, code, u64::MAX)
-        } else {
-            return None;
-        };
-        [pair, other, marks]
-            .iter()
-            .all(|offset| offset.is_multiple_of(WORD))
-            .then_some(Places {
-                pair,
-                is_previous_second,
-                others: [other, marks],
-                masks: [other_mask, marks_mask],
-            })
     }
 
-    /// The four words of a frame.
+    /// The third word of a frame.
     ///
     /// # Safety
-    /// `address` is a frame of this thread.
+    /// `address` is a frame of this thread, `THIRD` what its version has.
     #[inline(always)]
-    unsafe fn load(&self, address: u64, mask: Pair) -> [Pair; 2] {
-        let [other, marks] = self.others;
-        // SAFETY: words of a live frame, which its own thread alone changes.
+    unsafe fn third<const THIRD: u8>(&self, address: u64) -> u32 {
+        let at = address + self.third as u64;
+        // SAFETY: the caller's promise.
         unsafe {
-            [
-                Pair::load(address + self.pair as u64),
-                Pair::gather(address + other as u64, address + marks as u64).and(mask),
-            ]
+            match THIRD {
+                BYTE_THIRD => byte(at) as u32,
+                HALF_THIRD => half(at),
+                _ => 0,
+            }
         }
     }
+}
 
-    #[inline(always)]
-    fn mask(&self) -> Pair {
-        Pair::new(self.masks[0], self.masks[1])
+/// One of the constants above.
+#[inline(always)]
+fn third_of(layout: &PythonLayout) -> u8 {
+    if layout.code_instructions == NONE {
+        HALF_THIRD
+    } else if layout.frame_is_entry != NONE {
+        BYTE_THIRD
+    } else {
+        NO_THIRD
     }
+}
+
+/// Who owns a frame; 0 where frames have no owner.
+///
+/// # Safety
+/// `address` is a frame of this thread.
+#[inline(always)]
+unsafe fn owner_of(layout: &PythonLayout, address: u64) -> u32 {
+    if layout.frame_owner == NONE {
+        return 0;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { byte(address + layout.frame_owner as u64) as u32 }
+}
+
+/// Whether a frame's instruction, where that is an address, lies within its code object, so that the one tells the other.
+///
+/// # Safety
+/// `address` is a frame of this thread that holds the code object `code`.
+#[inline(always)]
+unsafe fn is_told_by_instruction(layout: &PythonLayout, address: u64, code: u64) -> bool {
+    /// Of `PyVarObject`: the number of instructions, in units of two bytes.
+    const SIZE_FROM_TYPE: u64 = 8;
+    // SAFETY: the caller's promise.
+    let (instruction, units) = unsafe {
+        (
+            word(address + layout.frame_instr as u64),
+            word(code + layout.object_type as u64 + SIZE_FROM_TYPE),
+        )
+    };
+    let bytes = (units.min(u32::MAX as u64) * 2) + layout.code_instructions as u64;
+    instruction.wrapping_sub(code) < bytes
 }
 
 impl<'a> PathOfThread<'a> {
@@ -144,7 +164,7 @@ impl<'a> PathOfThread<'a> {
         let path = PathOfThread {
             path: session.path(number as usize - 1),
             layout,
-            places: Places::of(layout)?,
+            places: Places::of(layout),
         };
         (path.is_written().load(Relaxed) == 0).then_some(path)
     }
@@ -166,6 +186,13 @@ impl<'a> PathOfThread<'a> {
     fn frame(&self, number: usize) -> *mut PathFrame {
         // SAFETY: every caller's number is at most PATH_FRAMES, and the array has one more.
         unsafe { (&raw mut (*self.path).frames).cast::<PathFrame>().add(number) }
+    }
+
+    /// What is compared of that frame.
+    #[inline(always)]
+    fn words(&self, number: usize) -> *mut PathWords {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.path).words).cast::<PathWords>().add(number) }
     }
 
     #[inline(always)]
@@ -304,10 +331,10 @@ impl<'a> PathOfThread<'a> {
     unsafe fn compare(&self, number: usize, address: u64) -> Compared {
         // SAFETY: the caller's promise.
         unsafe {
-            if self.places.is_previous_second {
-                self.compare_as::<true>(number, address)
-            } else {
-                self.compare_as::<false>(number, address)
+            match third_of(self.layout) {
+                BYTE_THIRD => self.compare_as::<BYTE_THIRD>(number, address),
+                HALF_THIRD => self.compare_as::<HALF_THIRD>(number, address),
+                _ => self.compare_as::<NO_THIRD>(number, address),
             }
         }
     }
@@ -317,67 +344,102 @@ impl<'a> PathOfThread<'a> {
     /// # Safety
     /// As [`Self::compare`].
     #[inline(never)]
-    unsafe fn compare_as<const IS_PREVIOUS_SECOND: bool>(&self, number: usize, mut address: u64) -> Compared {
+    unsafe fn compare_as<const THIRD: u8>(&self, mut number: usize, mut address: u64) -> Compared {
         // In registers, not read again after each load of what others could change.
         let places = self.places;
-        let mask = places.mask();
-        let mut frame = self.frame(number).cast_const();
-        loop {
-            // SAFETY: the frame at `address` is live: the first one by the caller's promise, and each further one since
-            // the frame before holds this very value, which was loaded once and is not 0. All else lies in the region:
-            // the path's first frame is special, and nothing below it looks like frames of the chain.
-            unsafe {
-                let words = &raw const (*frame).words as u64;
-                let known = [Pair::load_once(words), Pair::load_once(words + 16)];
-                let outer = if IS_PREVIOUS_SECOND {
-                    known[0].second()
-                } else {
-                    known[0].first()
+        // SAFETY: the frame at `address` is live: the first one by the caller's promise, and each further one since the
+        // frame before holds this very value, which was loaded once and is not 0. All else lies in the region: `words`
+        // goes down to `last`, which is not above it.
+        unsafe {
+            loop {
+                let mut words = self.words(number).cast_const();
+                let special = (half(&raw const (*words).special as u64) as usize).clamp(1, number);
+                let last = self.words(special).cast_const();
+                let outer = loop {
+                    let outer = word(&raw const (*words).previous as u64);
+                    if word(address + places.previous as u64) != outer
+                        || word(address + places.second as u64) != word(&raw const (*words).second as u64)
+                        || (THIRD != NO_THIRD
+                            && places.third::<THIRD>(address) != half(&raw const (*words).third as u64))
+                    {
+                        return Compared::UpTo(self.number(words));
+                    }
+                    if words == last {
+                        break outer;
+                    }
+                    // Nowhere but at the path's end, unless the path has turned to zeros.
+                    if outer == 0 {
+                        return Compared::UpTo(self.number(words));
+                    }
+                    address = outer;
+                    words = words.sub(1);
                 };
-                if !Pair::are_equal(places.load(address, mask), known) {
-                    return Compared::UpTo(self.number(frame));
+                if !self.is_as_special(address, special) {
+                    return Compared::UpTo(special);
                 }
-                if half(&raw const (*frame).is_special as u64) != 0 {
-                    if !self.has_code(address, frame) {
-                        return Compared::UpTo(self.number(frame));
-                    }
-                    if self.number(frame) == 1 && outer == 0 {
-                        return Compared::All;
-                    }
-                    if is_finalizing(self.layout) {
-                        return Compared::Finalizing;
-                    }
+                if special == 1 && outer == 0 {
+                    return Compared::All;
+                }
+                let is_looked_at = (special as u32).is_multiple_of(FINALIZING_CHECK_FRAMES);
+                if is_looked_at && is_finalizing(self.layout) {
+                    return Compared::Finalizing;
                 }
                 // The end of the chain elsewhere than at the path's: no path.
-                if outer == 0 || frame == self.frame(0) {
-                    return Compared::UpTo(self.number(frame));
+                if outer == 0 || special == 1 {
+                    return Compared::UpTo(special);
                 }
                 address = outer;
-                frame = frame.sub(1);
+                number = special - 1;
             }
         }
     }
 
     /// The number of a frame of the path, from 1.
     #[inline(always)]
-    fn number(&self, frame: *const PathFrame) -> usize {
-        (frame as usize - self.frame(0) as usize) / size_of::<PathFrame>()
+    fn number(&self, words: *const PathWords) -> usize {
+        (words as usize - self.words(0) as usize) / size_of::<PathWords>()
     }
 
-    /// Whether the code object of the frame at `address` is that of `frame`, if that has one.
+    /// Whether the frame at `address`, whose words are those of this special one, has its code object if that is noted with
+    /// it; else, its owner.
     ///
     /// # Safety
-    /// `address` is a frame of this thread, `frame` one of the path.
-    #[inline(never)]
-    unsafe fn has_code(&self, address: u64, frame: *const PathFrame) -> bool {
-        // SAFETY: the frame holds the object, which is only followed as a code object once it is known to be one.
+    /// `address` is a frame of this thread; `number` is at most [`PATH_FRAMES`].
+    #[inline(always)]
+    unsafe fn is_as_special(&self, address: u64, number: usize) -> bool {
+        let frame = self.frame(number).cast_const();
+        // SAFETY: the caller's promise, and words of the region. The frame holds the object, which is only followed as a
+        // code object once it is known to be one.
         unsafe {
-            let number = (&raw const (*frame).code_number).read_volatile();
-            if number == 0 {
-                return true;
+            let known = word(&raw const (*frame).code as u64);
+            if known == 0 {
+                return owner_of(self.layout, address) == half(&raw const (*frame).owner as u64);
             }
             let code = code_of(self.layout, address);
-            is_code(self.layout, code) && is_identical(self.layout, code, self.code(number))
+            code == known && is_code(self.layout, code) && self.is_the_same(code, frame)
+        }
+    }
+
+    /// Whether this code object is what it was, by its version if it has one.
+    ///
+    /// # Safety
+    /// `code` is a code object that a frame of this thread holds; `frame` is one of the path.
+    #[inline(always)]
+    unsafe fn is_the_same(&self, code: u64, frame: *const PathFrame) -> bool {
+        // SAFETY: the caller's promise, and words of the region.
+        unsafe {
+            if self.layout.code_version != NONE {
+                let version = half(code + self.layout.code_version as u64);
+                if version != 0 {
+                    return version == half(&raw const (*frame).version as u64)
+                        && word(code + self.layout.code_name as u64) == word(&raw const (*frame).name as u64);
+                }
+            }
+            is_identical(
+                self.layout,
+                code,
+                self.code((&raw const (*frame).code_number).read_volatile()),
+            )
         }
     }
 
@@ -415,16 +477,23 @@ impl<'a> PathOfThread<'a> {
                 if number > PATH_FRAMES {
                     continue;
                 }
-                let [first, second] = self.places.load(address, self.places.mask());
+                let (places, third) = (self.places, third_of(layout));
+                self.words(number).write(PathWords {
+                    previous: word(address + places.previous as u64),
+                    second: word(address + places.second as u64),
+                    third: match third {
+                        BYTE_THIRD => places.third::<BYTE_THIRD>(address),
+                        HALF_THIRD => places.third::<HALF_THIRD>(address),
+                        _ => 0,
+                    },
+                    special: 0,
+                });
                 self.frame(number).write(PathFrame {
-                    words: [first.first(), first.second(), second.first(), second.second()],
                     address,
                     sum: position,
                     counted,
-                    code_number: 0,
-                    codes_len: 0,
-                    is_special: 0,
-                    _pad: 0,
+                    owner: owner_of(layout, address),
+                    ..PathFrame::default()
                 });
             }
             let added = (known + 1..=room).take_while(|&number| self.add_up(number)).count();
@@ -445,14 +514,17 @@ impl<'a> PathOfThread<'a> {
         unsafe {
             let (frame, outer) = (self.frame(number), self.frame(number - 1));
             let mut found = self.identified(number - 1);
+            let is_python = (*frame).counted != 0;
             (*frame).codes_len = (*outer).codes_len;
-            if (*frame).counted != 0 {
+            if is_python {
                 let position = (*frame).sum as u32;
                 let code = code_of(self.layout, (*frame).address);
                 let mut own = Terms::default();
                 own.add(term_seldom(self.layout, Frame { code, position }));
                 found = own.behind(found);
-                if !self.is_checked(code, (*outer).codes_len) {
+                let is_told = self.layout.code_instructions == NONE
+                    || is_told_by_instruction(self.layout, (*frame).address, code);
+                if !is_told || !self.is_checked(code, (*outer).codes_len) {
                     if usize::from((*outer).codes_len) >= PATH_CODES {
                         return false;
                     }
@@ -461,13 +533,23 @@ impl<'a> PathOfThread<'a> {
                     let hints = self.code_hints(code);
                     let is_free = |hint: &&*mut u16| !(1..new).contains(&hint.read_volatile());
                     hints.iter().find(is_free).unwrap_or(&hints[0]).write_volatile(new);
+                    let known = self.code(new);
+                    (*frame).code = code;
+                    (*frame).name = (*known).name;
+                    (*frame).version = (*known).version as u32;
                     (*frame).code_number = new;
                     (*frame).codes_len = new;
                 }
             }
-            let is_special =
-                (*frame).code_number != 0 || number == 1 || (number as u32).is_multiple_of(FINALIZING_CHECK_FRAMES);
-            (*frame).is_special = is_special as u32;
+            let is_special = !is_python
+                || (*frame).code_number != 0
+                || number == 1
+                || (number as u32).is_multiple_of(FINALIZING_CHECK_FRAMES);
+            (*self.words(number)).special = if is_special {
+                number as u32
+            } else {
+                (*self.words(number - 1)).special
+            };
             (*frame).sum = found.sum;
             (*frame).counted = found.frames as u32;
             self.frame_hint((*frame).address).write_volatile(number as u16);

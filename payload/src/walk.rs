@@ -17,7 +17,7 @@
 //! | `_PyCFrame`.current_frame | [`innermost`] | lies on this thread's C stack, below a function that has not returned |
 //! | frame: owner, code, instruction, entry mark, previous | [`Walk`], [`crate::path`] | see above; a frame in a data-stack chunk keeps its chunk |
 //! | `ob_type` of what a frame calls its code | [`Walk`] | an object that the frame holds; nothing else of it is read unless the type is the code type |
-//! | code object: names, first line, version, line table | [`crate::code`] | held by its frame |
+//! | code object: names, first line, version, line table, size | [`crate::code`], [`crate::path`] | held by its frame |
 //! | str: state, length, characters; bytes: size, content | [`crate::code`] | held by the code object; only compact strings, whose characters follow the header |
 //! | `struct pthread`, start and size of the thread's stack | [`crate::callers`] | libc's thread descriptor; the tool proved the offset |
 //! | return addresses and saved RBPs on the stack | [`crate::callers`] | between a stack pointer in use and an end that is known to belong to the same mapping |

@@ -185,6 +185,25 @@ fn whatever_changes_in_any_frame_is_noticed() {
     }
 }
 
+/// Embedders make frames of their own. Where one's instruction does not lie in its code object, it tells nothing of it.
+#[test]
+fn a_frame_whose_instruction_is_elsewhere_is_compared_with_its_code() {
+    for minor in [11, 12, 13] {
+        for depth in [0, 1, 20, 49] {
+            let scene = Scene::deep(minor, 50);
+            let frame = scene.places[scene.stack[depth].0];
+            for instruction in [0, 8, scene.codes[0] + 0x1000, scene.python.object(64)] {
+                scene.python.put(frame, scene.python.layout.frame_instr, instruction);
+                scene.learn();
+                for code in &scene.codes {
+                    scene.python.put(frame, scene.python.layout.frame_code, *code);
+                    assert_eq!(scene.id(), scene.walked_id(), "3.{minor}: frame {depth}");
+                }
+            }
+        }
+    }
+}
+
 /// `exec` of one source after the other: frames, code objects and instructions have the addresses that they had.
 #[test]
 fn another_code_object_at_the_same_address_is_noticed() {
@@ -312,23 +331,30 @@ fn a_path_that_turns_to_zeros_or_to_anything_leads_nowhere() {
         scene.learn();
         let expected = scene.walked_id();
         for number in 0..=60 {
-            scene.path().unwrap().frames[number] = PathFrame::default();
+            let path = scene.path().unwrap();
+            path.frames[number] = PathFrame::default();
+            path.words[number] = PathWords::default();
             assert_eq!(scene.id(), expected, "3.{minor}: frame {number} is gone");
+            scene.learn();
+            scene.path().unwrap().words[..=number].fill(PathWords::default());
+            assert_eq!(scene.id(), expected, "3.{minor}: all up to frame {number} are gone");
             scene.learn();
         }
         let mut random = Random(0x1234_5678_9abc_def1);
         for _ in 0..2000 {
             let path = scene.path().unwrap();
-            let word = random.below(4);
-            let frame = &mut path.frames[random.below(61)];
+            let number = random.below(61);
+            let (frame, words) = (&mut path.frames[number], &mut path.words[number]);
             let garbage = (random.below(1 << 31) as u64) << 20 | random.below(1 << 20) as u64;
-            match random.below(7) {
+            match random.below(9) {
                 0 => frame.address = garbage,
-                1 => frame.words[word] = garbage,
+                1 => words.previous = garbage,
+                7 => words.second = garbage,
+                8 => frame.owner = garbage as u32,
                 2 => frame.code_number = garbage as u16,
                 3 => path.len = garbage,
                 4 => path.frame_hints.fill(garbage as u16),
-                5 => frame.is_special ^= 1,
+                5 => words.special = garbage as u32,
                 _ => path.debt = garbage,
             }
             scene.id();
@@ -341,13 +367,14 @@ fn a_path_that_is_being_written_is_left_alone() {
     let mut scene = Scene::deep(13, 60);
     scene.learn();
     scene.path().unwrap().is_written = 1;
-    let before = scene.path().unwrap().frames;
+    let before = (scene.path().unwrap().frames, scene.path().unwrap().words);
     scene.stack.truncate(30);
     scene.write();
     for _ in 0..DEBT_FRAMES_MAX {
         assert_eq!(scene.id(), scene.walked_id());
     }
-    assert!(scene.path().unwrap().frames == before && scene.path().unwrap().is_written == 1);
+    let path = scene.path().unwrap();
+    assert!(path.frames == before.0 && path.words == before.1 && path.is_written == 1);
     // The next owner of the thread's entry does not wait for who is gone.
     let entry = scene
         .region

@@ -98,7 +98,12 @@ pub struct FakePython {
     pub thread_pointer: u64,
     pub thread_state: u64,
     cframe: u64,
+    /// The code that shims have, and no function.
+    trampoline: u64,
 }
+
+/// Size of a code object with its instructions.
+const CODE_BYTES: usize = 400;
 
 /// What one code object is made of.
 pub struct FakeCode<'a> {
@@ -137,6 +142,7 @@ impl FakePython {
             thread_pointer: 0,
             thread_state: 0,
             cframe: 0,
+            trampoline: 0,
         };
         python.layout.code_type = python.object(64);
         python.layout.finalizing = python.object(8);
@@ -149,6 +155,7 @@ impl FakePython {
             python.layout.tstate_thread_id,
             python.thread_pointer,
         );
+        python.trampoline = python.function("<interpreter trampoline>");
         python
     }
 
@@ -223,8 +230,13 @@ impl FakePython {
 
     /// A code object.
     pub fn code(&self, code: &FakeCode) -> u64 {
-        let object = self.object(400);
+        let object = self.object(CODE_BYTES);
         self.put(object, self.layout.object_type, self.layout.code_type);
+        // `ob_size`: instructions of two bytes, up to the end of the object.
+        if self.layout.code_instructions != NONE {
+            let units = (CODE_BYTES as u64 - self.layout.code_instructions as u64) / 2;
+            self.put(object, self.layout.object_type + 8, units);
+        }
         self.put(object, self.layout.code_filename, self.string(code.filename));
         self.put(object, self.layout.code_name, self.string(code.name));
         if self.layout.code_qualname != NONE {
@@ -272,11 +284,14 @@ impl FakePython {
 
     /// What the evaluation loop puts on the stack when C enters it, from 3.12.
     pub fn push_shim(&self) {
-        self.push_frame(self.function("<interpreter trampoline>"), 3);
+        self.push_frame(self.trampoline, 3);
     }
 
     /// Writes all that a walk reads of a frame, over whatever was there. `offset` as in [`Self::call`].
-    pub fn fill_frame(&self, frame: u64, previous: u64, link: FakeLink) {
+    pub fn fill_frame(&self, frame: u64, previous: u64, mut link: FakeLink) {
+        if u32::from(link.owner) >= self.layout.owner_shim_min {
+            link.code = self.trampoline;
+        }
         self.put(frame, self.layout.frame_code, link.code);
         self.put(frame, self.layout.frame_previous, previous);
         if self.layout.code_instructions == NONE {

@@ -17,7 +17,7 @@ pub const PATHS: usize = if cfg!(loom) { 1 } else { 64 };
 /// Frames of a path, counted from the outermost; what lies deeper is walked at every event.
 pub const PATH_FRAMES: usize = if cfg!(loom) { 4 } else { 1000 };
 /// Different code objects in a path. Where there are more, it ends before the first of them.
-pub const PATH_CODES: usize = if cfg!(loom) { 4 } else { 300 };
+pub const PATH_CODES: usize = if cfg!(loom) { 4 } else { 234 };
 /// Places in which the number of a frame, or of a code object, is looked for.
 pub const PATH_HINTS: usize = 256;
 
@@ -42,35 +42,53 @@ pub struct Path {
     pub frame_hints: [u16; PATH_HINTS],
     /// By address, the number of the code object that was seen there last.
     pub code_hints: [u16; PATH_HINTS],
+    /// What is compared of each frame; apart from the rest, so that few cache lines are.
+    pub words: [PathWords; PATH_FRAMES + 1],
     pub frames: [PathFrame; PATH_FRAMES + 1],
     /// The first stands for none.
     pub codes: [PathCode; PATH_CODES + 1],
     pub _page: [u64; PATH_PAD_WORDS],
 }
 
-const PATH_PAD_WORDS: usize = if cfg!(loom) { 0 } else { 411 };
+const PATH_PAD_WORDS: usize = if cfg!(loom) { 0 } else { 4 };
+
+/// What a comparison reads of a frame, as it lies there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathWords {
+    /// The frame before.
+    pub previous: u64,
+    /// The address of the instruction; up to 3.10, where that is a number, of the code.
+    pub second: u64,
+    /// The number of the instruction up to 3.10, the entry mark on 3.11, 0 from 3.12 on.
+    pub third: u32,
+    /// The number of the nearest special frame (see [`PathFrame`]): this one, or one further out.
+    pub special: u32,
+}
 
 /// A frame, and what follows from it and the frames further out.
-#[repr(C, align(16))]
+///
+/// It is special where there is more to do than to compare the words: a code object, a shim, the end of the chain, a look
+/// at whether the interpreter is ending.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathFrame {
-    /// Four words as they lie in the frame: its code, its instruction, the frame before, and its marks (owner and entry).
-    /// The first two lie side by side in it, and one of them is the frame before; in the others all bits are 0 that
-    /// mean something else.
-    pub words: [u64; 4],
+    /// Its code object, that object's name and its version, where these must be looked at with this frame; else 0. Where
+    /// the version is 0 more counts: see `code_number`.
+    pub code: u64,
+    pub name: u64,
+    pub version: u32,
+    /// Its owner, where frames have one; else 0. Compared where the frame is special and has no code here.
+    pub owner: u32,
     pub address: u64,
     /// The terms of this frame and all further out, see the payload's `terms`.
     pub sum: u64,
     /// How many of these are Python frames.
     pub counted: u32,
-    /// The number of its code object, where no frame further out has the same one; else 0.
+    /// The number of its code object, where that must be looked at with this frame; else 0.
     pub code_number: u16,
     /// How many code objects this frame and all further out have.
     pub codes_len: u16,
-    /// 1 where there is more to do than to compare the words: a code object, the end of the chain, a look at whether the
-    /// interpreter is ending.
-    pub is_special: u32,
-    pub _pad: u32,
 }
 
 /// What identifies a code object, as it lies there.
@@ -91,7 +109,8 @@ pub struct PathCode {
 }
 
 const _: () = assert!(PATH_FRAMES < 1 << 16 && PATH_HINTS.is_power_of_two());
-const _: () = assert!(size_of::<PathFrame>() == 64 && core::mem::offset_of!(Path, frames).is_multiple_of(64));
+const _: () = assert!(size_of::<PathWords>() == 24 && core::mem::offset_of!(Path, words).is_multiple_of(64));
+const _: () = assert!(size_of::<PathFrame>() == 48);
 const _: () = assert!(PATHS * size_of::<AtomicU32>() <= PAGE_BYTES as usize);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Path>().is_multiple_of(PAGE_BYTES as usize));
