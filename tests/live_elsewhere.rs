@@ -230,6 +230,11 @@ fn what_is_not_tracked_is_refused_with_the_fix() {
         .assert_refusal()
         .assert_says("no terminal");
     detach(&target);
+    // Several at once have a view each.
+    let several = ["attach", &pid, "1", "--live", "-o", "several.bin"];
+    let refused = Tool::new(&several).current_dir(target.dir.path()).run();
+    refused.assert_refusal().assert_says("memray live PID");
+    assert!(!target.dir.names().iter().any(|name| name.starts_with("several")));
     // As upstream has it, by its port.
     let refused = Tool::new(&["live", "4194304"]).run();
     refused.assert_refusal().assert_says("memray live PID");
