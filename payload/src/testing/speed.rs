@@ -2,7 +2,8 @@
 //! depths, the fastest of many short runs, so that a busy machine matters little. The reader is a thread that only takes.
 //!
 //! `cargo test --release --lib speed -- --ignored --nocapture`. `SPEED_OF=12:201` measures 201 frames on 3.12 alone; so under
-//! `valgrind --tool=callgrind --toggle-collect='*pairs*'` the instructions are counted, where time tells nothing.
+//! `valgrind --tool=callgrind`, `callgrind_annotate --tree=calling --inclusive=yes` gives the instructions of each call, where
+//! time tells nothing.
 
 use super::TestRegion;
 use super::python::{Entered, FakePython};
