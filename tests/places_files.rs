@@ -2,12 +2,11 @@
 //! what is mapped, never from what has the name now.
 
 use crate::support::snapshot::{Mapping, Snapshot, maps};
+use crate::support::stage::NOBODY;
 use crate::support::{Dir, Interpreter, Target, Tool, interpreters, process, skip, skip_optional, test_file, tool};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 
 /// Copies of the program, its libpython and its libc.
 struct Copies {

@@ -1,117 +1,73 @@
 //! Whose processes may be tracked by whom: by root, by an ordinary user, by root without capabilities.
 
 use crate::support::snapshot::Snapshot;
-use crate::support::{Dir, Interpreter, Output, Target, Tool, interpreters, process, skip_optional, test_file, tool};
-use std::os::unix::fs::PermissionsExt;
+use crate::support::stage::{NOBODY, Stage};
+use crate::support::{Output, Target, Tool, skip_optional};
 use std::process::Command;
 
-const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 const WITHOUT_CAPABILITIES: [&str; 2] = ["--bounding-set=-all", "--inh-caps=-all"];
 
-/// What every user can reach.
-struct Stage {
-    dir: Dir,
-    python: Interpreter,
-    memray: String,
-    script: String,
+/// A whole window by somebody with these privileges.
+fn works(stage: &Stage, privileges: &[&str], mut target: Target) {
+    target.ask("go", "done");
+    let before = Snapshot::take(target.pid());
+    let pid = target.pid_text();
+    let capture = stage.dir.file("capture.bin");
+    stage
+        .memray(privileges, &["attach", &pid, "-q", "-f", "-o", &capture])
+        .succeed();
+    target.ask("go", "done");
+    stage.memray(privileges, &["detach", &pid]).succeed();
+    let records = Tool::new(&["parse", &capture]).succeed();
+    let found = records
+        .stdout
+        .lines()
+        .filter(|line| line.contains(" size=123457 "))
+        .count();
+    assert_eq!(found, 50);
+    target.assert_free();
+    before.assert_same_but_maps(&Snapshot::take(target.pid()));
+    target.ask("go", "done");
+    assert!(target.finish().success());
+    let _ = std::fs::remove_file(capture);
 }
 
-impl Stage {
-    fn set() -> Option<Self> {
-        let python = interpreters::system()?;
-        if !process::is_root() || Command::new("setpriv").arg("--version").output().is_err() {
-            skip_optional("privileges", "takes root and setpriv: apt-get install util-linux");
-            return None;
-        }
-        let dir = Dir::new();
-        let [memray, script] = [tool::binary().to_owned(), test_file("targets/limited.py")].map(|from| {
-            let copy = dir.path().join(from.file_name().expect("a file"));
-            std::fs::copy(&from, &copy).expect("copy a file");
-            std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("open it to everybody");
-            copy.to_str().expect("UTF-8").to_owned()
-        });
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("open it to everybody");
-        Some(Self {
-            dir,
-            python,
-            memray,
-            script,
-        })
-    }
-
-    /// A target of this kind, with these privileges.
-    fn target(&self, privileges: &[&str], kind: &[&str]) -> Target {
-        let mut command = Command::new("setpriv");
-        command
-            .args(privileges)
-            .arg(&self.python.path)
-            .arg(&self.script)
-            .args(kind);
-        Target::start(Dir::new(), command)
-    }
-
-    fn memray(&self, privileges: &[&str], arguments: &[&str]) -> Tool {
-        let mut all = privileges.to_vec();
-        all.push(&self.memray);
-        all.extend(arguments);
-        Tool::program("setpriv".into(), &all).current_dir(self.dir.path())
-    }
-
-    /// A whole window by somebody with these privileges.
-    fn works(&self, privileges: &[&str], mut target: Target) {
-        target.ask("go", "done");
-        let before = Snapshot::take(target.pid());
-        let pid = target.pid_text();
-        let capture = self.dir.file("capture.bin");
-        self.memray(privileges, &["attach", &pid, "-q", "-f", "-o", &capture])
-            .succeed();
-        target.ask("go", "done");
-        self.memray(privileges, &["detach", &pid]).succeed();
-        let records = Tool::new(&["parse", &capture]).succeed();
-        let found = records
-            .stdout
-            .lines()
-            .filter(|line| line.contains(" size=123457 "))
-            .count();
-        assert_eq!(found, 50);
-        target.assert_free();
-        before.assert_same_but_maps(&Snapshot::take(target.pid()));
-        target.ask("go", "done");
-        assert!(target.finish().success());
-        let _ = std::fs::remove_file(capture);
-    }
-
-    fn refused(&self, privileges: &[&str], mut target: Target) -> Output {
-        let before = Snapshot::take(target.pid());
-        let output = self
-            .memray(privileges, &["attach", &target.pid_text(), "--duration", "1"])
-            .run();
-        output.assert_refusal().assert_plain().assert_says("ptrace is refused");
-        let after = Snapshot::take(target.pid());
-        before.assert_same_but_maps(&after);
-        assert_eq!(before.maps_changed(&after), (vec![], vec![]));
-        target.assert_free();
-        target.ask("go", "done");
-        output
-    }
+fn refused(stage: &Stage, privileges: &[&str], mut target: Target) -> Output {
+    let before = Snapshot::take(target.pid());
+    let output = stage
+        .memray(privileges, &["attach", &target.pid_text(), "--duration", "1"])
+        .run();
+    output.assert_refusal().assert_plain().assert_says("ptrace is refused");
+    let after = Snapshot::take(target.pid());
+    before.assert_same_but_maps(&after);
+    assert_eq!(before.maps_changed(&after), (vec![], vec![]));
+    target.assert_free();
+    target.ask("go", "done");
+    output
 }
 
 #[test]
 fn root_and_another_users_process() {
-    let Some(stage) = Stage::set() else { return };
-    stage.works(&[], stage.target(&NOBODY, &["nothing"]));
+    let Some(stage) = Stage::set("privileges", "targets/limited.py") else {
+        return;
+    };
+    works(&stage, &[], stage.target(&NOBODY, &["nothing"]));
 }
 
 #[test]
 fn a_users_own_process() {
-    let Some(stage) = Stage::set() else { return };
-    stage.works(&NOBODY, stage.target(&NOBODY, &["nothing"]));
+    let Some(stage) = Stage::set("privileges", "targets/limited.py") else {
+        return;
+    };
+    works(&stage, &NOBODY, stage.target(&NOBODY, &["nothing"]));
 }
 
 /// Without root's rights the ring takes a descriptor for a moment.
 #[test]
 fn a_users_own_process_without_a_free_descriptor() {
-    let Some(stage) = Stage::set() else { return };
+    let Some(stage) = Stage::set("privileges", "targets/limited.py") else {
+        return;
+    };
     let target = stage.target(&NOBODY, &["files"]);
     let output = stage
         .memray(&NOBODY, &["attach", &target.pid_text(), "--duration", "1"])
@@ -127,7 +83,9 @@ fn a_users_own_process_without_a_free_descriptor() {
 /// It locks what it maps, up to a limit that has no room for a ring: refused, and the landing taken back.
 #[test]
 fn a_users_own_process_that_locks_its_memory() {
-    let Some(stage) = Stage::set() else { return };
+    let Some(stage) = Stage::set("privileges", "targets/limited.py") else {
+        return;
+    };
     let mut target = stage.target(&NOBODY, &["locked_later", "9000000"]);
     target.ask("go", "done");
     let before = Snapshot::take(target.pid());
@@ -148,18 +106,26 @@ fn a_users_own_process_that_locks_its_memory() {
 
 #[test]
 fn not_dumpable() {
-    let Some(stage) = Stage::set() else { return };
-    stage.works(&[], stage.target(&NOBODY, &["not_dumpable"]));
-    let output = stage.refused(&NOBODY, stage.target(&NOBODY, &["not_dumpable"]));
+    let Some(stage) = Stage::set("privileges", "targets/limited.py") else {
+        return;
+    };
+    works(&stage, &[], stage.target(&NOBODY, &["not_dumpable"]));
+    let output = refused(&stage, &NOBODY, stage.target(&NOBODY, &["not_dumpable"]));
     output.assert_says("non-dumpable");
 }
 
 /// As in a container without CAP_SYS_PTRACE: one's own user's processes, but nobody else's.
 #[test]
 fn root_without_capabilities() {
-    let Some(stage) = Stage::set() else { return };
-    stage.works(&WITHOUT_CAPABILITIES, stage.target(&WITHOUT_CAPABILITIES, &["nothing"]));
-    let output = stage.refused(&WITHOUT_CAPABILITIES, stage.target(&NOBODY, &["nothing"]));
+    let Some(stage) = Stage::set("privileges", "targets/limited.py") else {
+        return;
+    };
+    works(
+        &stage,
+        &WITHOUT_CAPABILITIES,
+        stage.target(&WITHOUT_CAPABILITIES, &["nothing"]),
+    );
+    let output = refused(&stage, &WITHOUT_CAPABILITIES, stage.target(&NOBODY, &["nothing"]));
     output.assert_says("another user").assert_says("SYS_PTRACE");
     assert!(
         !output.stderr.contains("sudo"),
@@ -167,14 +133,16 @@ fn root_without_capabilities() {
         output.describe()
     );
     // As root of more rights.
-    let output = stage.refused(&WITHOUT_CAPABILITIES, stage.target(&[], &["nothing"]));
+    let output = refused(&stage, &WITHOUT_CAPABILITIES, stage.target(&[], &["nothing"]));
     output.assert_says("capabilities that memray has not");
 }
 
 /// A user's own user namespace is the user's.
 #[test]
 fn a_users_own_user_namespace() {
-    let Some(stage) = Stage::set() else { return };
+    let Some(stage) = Stage::set("privileges", "targets/limited.py") else {
+        return;
+    };
     let mut trial = NOBODY.to_vec();
     trial.extend(["unshare", "--user", "--map-root-user", "true"]);
     if !Command::new("setpriv")
@@ -186,5 +154,5 @@ fn a_users_own_user_namespace() {
     }
     let mut privileges = NOBODY.to_vec();
     privileges.extend(["unshare", "--user", "--map-root-user"]);
-    stage.works(&NOBODY, stage.target(&privileges, &["nothing"]));
+    works(&stage, &NOBODY, stage.target(&privileges, &["nothing"]));
 }

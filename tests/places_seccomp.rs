@@ -2,11 +2,10 @@
 //! before it could kill.
 
 use crate::support::snapshot::Snapshot;
-use crate::support::{Dir, Interpreter, Target, Tool, interpreters, process, skip, skip_optional, test_file, tool};
-use std::os::unix::fs::PermissionsExt;
+use crate::support::stage::{NOBODY, Stage};
+use crate::support::{Target, Tool, interpreters, process, skip, skip_optional};
 use std::process::Command;
 
-const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 const KINDS: [&str; 6] = ["none", "kill", "errno", "no_new_code", "allow_list", "strict"];
 
 fn recorded(capture: &str) -> usize {
@@ -56,63 +55,27 @@ fn root() {
     }
 }
 
-/// What another user can reach: the program and the target's script.
-struct Nobody {
-    dir: Dir,
-    python: Interpreter,
-    memray: String,
-    script: String,
-}
-
-impl Nobody {
-    fn new() -> Option<Self> {
-        let python = interpreters::system()?;
-        if !process::is_root() || Command::new("setpriv").arg("--version").output().is_err() {
-            skip_optional("another user", "takes root and setpriv: apt-get install util-linux");
-            return None;
-        }
-        let dir = Dir::new();
-        let [memray, script] = [tool::binary().to_owned(), test_file("targets/seccomp.py")].map(|from| {
-            let copy = dir.path().join(from.file_name().expect("a file"));
-            std::fs::copy(&from, &copy).expect("copy a file");
-            std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("open it to everybody");
-            copy.to_str().expect("UTF-8").to_owned()
-        });
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("open it to everybody");
-        Some(Self {
-            dir,
-            python,
-            memray,
-            script,
-        })
-    }
-
-    fn target(&self, kind: &str) -> Target {
-        let mut command = Command::new("setpriv");
-        command.args(NOBODY).arg(&self.python.path).args([&self.script, kind]);
-        Target::start(Dir::new(), command)
-    }
-
-    /// `memray ARGUMENTS` as this user, under a filter of its own if one is named.
-    fn tool(&self, filter: &str, arguments: &[&str]) -> Tool {
-        let python = self.python.path.to_str().expect("UTF-8");
-        let mut all = NOBODY.to_vec();
-        all.extend([python, &self.script, filter, &self.memray]);
-        all.extend(arguments);
-        Tool::program("setpriv".into(), &all).current_dir(self.dir.path())
-    }
+/// `memray ARGUMENTS` as an ordinary user, under a filter of its own if one is named.
+fn tool(stage: &Stage, filter: &str, arguments: &[&str]) -> Tool {
+    let python = stage.python.path.to_str().expect("UTF-8");
+    let mut all = NOBODY.to_vec();
+    all.extend([python, &stage.script, filter, &stage.memray]);
+    all.extend(arguments);
+    Tool::program("setpriv".into(), &all).current_dir(stage.dir.path())
 }
 
 /// An ordinary user, without a filter and under one that allows everything: as many filters as the target has, but
 /// other ones.
 #[test]
 fn ordinary_user() {
-    let Some(nobody) = Nobody::new() else { return };
+    let Some(stage) = Stage::set("another user", "targets/seccomp.py") else {
+        return;
+    };
     for kind in KINDS {
         for own in ["none", "harmless"] {
-            let mut target = nobody.target(kind);
+            let mut target = stage.target(&NOBODY, &[kind]);
             let pid = target.pid_text();
-            let output = nobody.tool(own, &["attach", &pid, "--duration", "0.1"]).run();
+            let output = tool(&stage, own, &["attach", &pid, "--duration", "0.1"]).run();
             if kind == "none" {
                 output.assert_code(0);
             } else {
@@ -131,8 +94,10 @@ fn ordinary_user() {
 /// In a container its filter is the init's, the target's and memray's.
 #[test]
 fn the_containers_own_filter() {
-    let Some(nobody) = Nobody::new() else { return };
-    let python = nobody.python.path.to_str().expect("UTF-8");
+    let Some(stage) = Stage::set("another user", "targets/seccomp.py") else {
+        return;
+    };
+    let python = stage.python.path.to_str().expect("UTF-8");
     for (kind, says) in [
         ("harmless", ""),
         ("no_new_code", ""),
@@ -141,9 +106,9 @@ fn the_containers_own_filter() {
     ] {
         // The init as the same user, and as root, of whom less is shown.
         for init_is_root in [false, true] {
-            let capture = nobody.dir.file(&format!("{kind}-{init_is_root}.bin"));
+            let capture = stage.dir.file(&format!("{kind}-{init_is_root}.bin"));
             let mut all = vec!["--pid", "--fork", "--kill-child", "--mount-proc"];
-            let command = [python, &nobody.script, kind, "+", &nobody.memray, &capture];
+            let command = [python, &stage.script, kind, "+", &stage.memray, &capture];
             if init_is_root {
                 all.extend(command);
             }
@@ -153,7 +118,7 @@ fn the_containers_own_filter() {
                 all.extend(command);
             }
             let output = Tool::program("unshare".into(), &all)
-                .current_dir(nobody.dir.path())
+                .current_dir(stage.dir.path())
                 .run();
             if says.is_empty() {
                 output.assert_code(0);
@@ -168,8 +133,10 @@ fn the_containers_own_filter() {
 /// vm.memfd_noexec at its strictest, which a PID namespace may have for itself.
 #[test]
 fn memfds_without_execution() {
-    let Some(nobody) = Nobody::new() else { return };
-    let python = nobody.python.path.to_str().expect("UTF-8");
+    let Some(stage) = Stage::set("another user", "targets/seccomp.py") else {
+        return;
+    };
+    let python = stage.python.path.to_str().expect("UTF-8");
     let namespace = ["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"];
     let set = "echo 2 2>/dev/null >/proc/sys/vm/memfd_noexec";
     let mut trial = Command::new("unshare");
@@ -185,14 +152,14 @@ fn memfds_without_execution() {
         );
     }
     for kind in ["none", "harmless"] {
-        let capture = nobody.dir.file(&format!("noexec-{kind}.bin"));
+        let capture = stage.dir.file(&format!("noexec-{kind}.bin"));
         let start = format!("{set} && exec setpriv \"$@\"");
         let mut all = namespace.to_vec();
         all.extend([start.as_str(), "sh"]);
         all.extend(NOBODY);
-        all.extend([python, &nobody.script, kind, "+", &nobody.memray, &capture]);
+        all.extend([python, &stage.script, kind, "+", &stage.memray, &capture]);
         let output = Tool::program("unshare".into(), &all)
-            .current_dir(nobody.dir.path())
+            .current_dir(stage.dir.path())
             .run();
         output.assert_code(0);
         assert_eq!(recorded(&capture), 50);

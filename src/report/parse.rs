@@ -15,7 +15,7 @@ use crate::capture::{
 use crate::ui::escape::{printable, printable_bytes};
 
 /// Text is handed on in pieces of about this size.
-const PIECE_BYTES: usize = 64 * 1024;
+pub(super) const PIECE_BYTES: usize = 64 * 1024;
 
 /// Prints everything up to the end or the damage; [`RawReader::damage`] tells afterwards which it was.
 pub fn parse(reader: &mut RawReader, out: &mut impl Write) -> io::Result<()> {
@@ -24,12 +24,18 @@ pub fn parse(reader: &mut RawReader, out: &mut impl Write) -> io::Result<()> {
     let is_aggregated = reader.header().file_format == FileFormat::AggregatedAllocations;
     while let Some(record) = reader.next_record() {
         print_record(&mut text, &record, is_aggregated)?;
-        if text.len() >= PIECE_BYTES {
-            out.write_all(&text)?;
-            text.clear();
-        }
+        hand_on(&mut text, out)?;
     }
     out.write_all(&text)
+}
+
+/// Writes what has come together, once that is enough.
+pub(super) fn hand_on(text: &mut Vec<u8>, out: &mut impl Write) -> io::Result<()> {
+    if text.len() >= PIECE_BYTES {
+        out.write_all(text)?;
+        text.clear();
+    }
+    Ok(())
 }
 
 fn print_header(out: &mut Vec<u8>, header: &Header) -> io::Result<()> {

@@ -7,10 +7,8 @@ use std::io::{self, Write};
 use serde::{Serialize, Serializer};
 
 use super::json::SCHEMA;
+use super::parse::{PIECE_BYTES, hand_on};
 use crate::capture::{Frame, RawReader, RawRecord, allocator_name};
-
-/// Text is handed on in pieces of about this size.
-const PIECE_BYTES: usize = 64 * 1024;
 
 #[derive(Clone, Copy)]
 struct Address(u64);
@@ -138,10 +136,7 @@ pub fn parse_json(
         text.extend_from_slice(if is_first { b"\n" } else { b",\n" });
         is_first = false;
         serde_json::to_writer(&mut text, &object(&record))?;
-        if text.len() >= PIECE_BYTES {
-            out.write_all(&text)?;
-            text.clear();
-        }
+        hand_on(&mut text, out)?;
     }
     writeln!(text, "\n],\"capture\":{}}}", capture(reader))?;
     out.write_all(&text)

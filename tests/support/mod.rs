@@ -13,6 +13,7 @@ pub mod packages;
 pub mod process;
 pub mod skip;
 pub mod snapshot;
+pub mod stage;
 pub mod stranger;
 pub mod target;
 pub mod terminal;
