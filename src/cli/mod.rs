@@ -263,17 +263,24 @@ enum GenerateWhat {
     Man { directory: PathBuf },
 }
 
+/// What a table in the terminal shows.
 #[derive(Args)]
-struct LeaksArgs {
-    /// A capture
-    #[arg(value_name = "FILE")]
-    results: PathBuf,
+struct RowsArgs {
     /// Show at most this many rows [default: what fits the terminal]
     #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_rows: Option<u32>,
     /// Show native functions among those of Python, where they were recorded
     #[arg(long)]
     native: bool,
+}
+
+#[derive(Args)]
+struct LeaksArgs {
+    /// A capture
+    #[arg(value_name = "FILE")]
+    results: PathBuf,
+    #[command(flatten)]
+    rows: RowsArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -283,12 +290,8 @@ struct GrowthArgs {
     /// A capture
     #[arg(value_name = "FILE")]
     results: PathBuf,
-    /// Show native functions among those of Python, where they were recorded
-    #[arg(long)]
-    native: bool,
-    /// Show at most this many rows [default: what fits the terminal]
-    #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    max_rows: Option<u32>,
+    #[command(flatten)]
+    rows: RowsArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -306,12 +309,8 @@ struct DiffArgs {
     /// Compare lines, not functions
     #[arg(long)]
     by_line: bool,
-    /// Show at most this many rows [default: what fits the terminal]
-    #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    max_rows: Option<u32>,
-    /// Show native functions among those of Python, where they were recorded
-    #[arg(long)]
-    native: bool,
+    #[command(flatten)]
+    rows: RowsArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -324,12 +323,8 @@ struct SummaryArgs {
     /// Sort by this column, 1 to 5 [default: 1]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
     sort_column: Option<u8>,
-    /// Show at most this many rows [default: what fits the terminal]
-    #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    max_rows: Option<u32>,
-    /// Show native functions among those of Python, where they were recorded
-    #[arg(long)]
-    native: bool,
+    #[command(flatten)]
+    rows: RowsArgs,
     /// Show threads apart
     #[arg(long)]
     threads: bool,

@@ -24,7 +24,7 @@ pub fn diff(args: &DiffArgs) -> Result<(), Failure> {
         report::write_json("diff", ("captures", captures.into()), object, &mut text)
     } else {
         let options = report::DiffOptions {
-            max_rows: max_rows(args.max_rows),
+            max_rows: max_rows(args.rows.max_rows),
             color: args.output.use_color(),
         };
         report::diff(&table, &options, ui::width(), &mut text)
@@ -41,7 +41,7 @@ fn read(args: &DiffArgs, path: &Path) -> Result<(Gathered, FunctionTable), Failu
         Wanted {
             mode: args.mode.mode(),
             by_thread: false,
-            native: args.native,
+            native: args.rows.native,
         },
     )?;
     let keys = Keys {

@@ -27,12 +27,12 @@ pub fn growth(args: &GrowthArgs) -> Result<(), Failure> {
             )),
         ));
     }
-    if args.native && !header.native_traces {
+    if args.rows.native && !header.native_traces {
         return Err(no_native_stacks(path));
     }
     let arena = arena_bytes(header.python_version, header.python_allocator);
     let mut history = History::default();
-    let mut hybrid = args.native.then(HybridStacks::default);
+    let mut hybrid = args.rows.native.then(HybridStacks::default);
     let mut entered = Vec::new();
     read(&mut reader, |events| match &mut hybrid {
         Some(hybrid) => {
@@ -56,7 +56,7 @@ pub fn growth(args: &GrowthArgs) -> Result<(), Failure> {
         report::write_json("growth", capture, report::growth_object(&table), &mut text)
     } else {
         let options = report::GrowthOptions {
-            max_rows: max_rows(args.max_rows),
+            max_rows: max_rows(args.rows.max_rows),
             color: args.output.use_color(),
             rss_trend: rss_trend(reader),
         };

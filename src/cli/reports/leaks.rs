@@ -10,7 +10,7 @@ pub fn leaks(args: &LeaksArgs) -> Result<(), Failure> {
     let wanted = Wanted {
         mode: Mode::Leaks,
         by_thread: false,
-        native: args.native,
+        native: args.rows.native,
     };
     let gathered = gather(&args.results, wanted)?;
     let table = line_table(&gathered);
@@ -20,7 +20,7 @@ pub fn leaks(args: &LeaksArgs) -> Result<(), Failure> {
         report::write_json("leaks", capture, report::leaks_object(&table), &mut text)
     } else {
         let options = report::LeaksOptions {
-            max_rows: max_rows(args.max_rows),
+            max_rows: max_rows(args.rows.max_rows),
             color: args.output.use_color(),
         };
         write_head(&gathered.reader, options.color, &mut text)

@@ -17,7 +17,7 @@ pub fn summary(args: &SummaryArgs) -> Result<(), Failure> {
         Wanted {
             mode: args.mode.mode(),
             by_thread: args.threads,
-            native: args.native,
+            native: args.rows.native,
         },
     )?;
     let mut text = Vec::new();
@@ -43,7 +43,7 @@ fn write_lines(args: &SummaryArgs, gathered: &Gathered, out: &mut Vec<u8>) -> io
         return report::write_json("leaks", capture, report::leaks_object(&table), out);
     }
     let options = report::LeaksOptions {
-        max_rows: max_rows(args.max_rows),
+        max_rows: max_rows(args.rows.max_rows),
         color: args.output.use_color(),
     };
     report::leaks(&table, &options, ui::width(), out)
@@ -69,7 +69,7 @@ fn write_functions(args: &SummaryArgs, gathered: &Gathered, out: &mut Vec<u8>) -
     }
     let options = report::SummaryOptions {
         sort,
-        max_rows: max_rows(args.max_rows),
+        max_rows: max_rows(args.rows.max_rows),
         color: args.output.use_color(),
         thread_names: &thread_names,
     };
