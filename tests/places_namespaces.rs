@@ -1,8 +1,10 @@
 //! Targets in namespaces and containers, tracked from outside and from inside. `scripts/container_lab` sets up what
 //! the containers are made of.
 
+use crate::support::podman::{Container, podman};
 use crate::support::snapshot::{Mapping, Snapshot, maps};
-use crate::support::{Dir, Target, Tool, interpreters, process, skip, skip_optional, test_file, tool};
+use crate::support::{ContainerFiles, Dir, Target, Tool, interpreters, process, skip, skip_optional, test_file, tool};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -47,7 +49,7 @@ fn recorded(capture: &str) -> usize {
 }
 
 /// A window from outside, by the process id that is seen there.
-fn tracked_from_outside(mut target: Target, pid: u32) {
+fn tracked_from_outside(target: &mut Target, pid: u32) {
     target.ask("go", "done");
     let before = Snapshot::take(pid);
     let pid_text = pid.to_string();
@@ -56,6 +58,8 @@ fn tracked_from_outside(mut target: Target, pid: u32) {
     target.ask("go", "done");
     Tool::new(&["detach", &pid_text]).succeed();
     assert_eq!(recorded(&capture), 50);
+    let owner = std::fs::metadata(&capture).expect("the capture").uid();
+    assert_eq!(owner, nix::unistd::geteuid().as_raw(), "whose capture it is");
     let after = Snapshot::take(pid);
     assert_eq!(before.fds, after.fds, "file descriptors");
     assert_eq!(before.threads, after.threads, "threads");
@@ -64,7 +68,6 @@ fn tracked_from_outside(mut target: Target, pid: u32) {
     let added_bytes: u64 = added.iter().map(Mapping::bytes).sum();
     assert!(added_bytes <= LEFT_BYTES_MAX, "{added:#?}");
     target.ask("go", "done");
-    assert!(target.finish().success());
 }
 
 /// The interpreter for namespaces that keep the file system: one that every user may read.
@@ -83,9 +86,10 @@ fn with_unshare(arguments: &[&str]) {
     if !can("unshare", &trial) {
         return skip_optional("unshare", "needs root (or unprivileged user namespaces) and util-linux");
     }
-    let target = wrapped("unshare", arguments, &python);
+    let mut target = wrapped("unshare", arguments, &python);
     let pid = innermost(target.pid());
-    tracked_from_outside(target, pid);
+    tracked_from_outside(&mut target, pid);
+    assert!(target.finish().success());
 }
 
 #[test]
@@ -107,6 +111,45 @@ fn own_user_namespace() {
     with_unshare(&["--user", "--map-root-user", "--pid", "--fork", "--kill-child"]);
 }
 
+/// Makes a root of its own that cannot be written, with nothing in it but the system's programs, and goes there.
+const OWN_ROOT: &str = r#"
+root=$1; shift
+mount -t tmpfs none "$root" && cd "$root" || exit 1
+for directory in /bin /lib /lib64 /etc /usr; do
+    if [ -L "$directory" ]; then
+        cp -P "$directory" . || exit 1
+    elif [ -d "$directory" ]; then
+        mkdir ".$directory" && mount --rbind "$directory" ".$directory" && mount -o remount,ro,bind ".$directory" || exit 1
+    fi
+done
+mkdir proc tmp && mount -t proc proc proc && mount -t tmpfs none tmp && mount -o remount,ro "$root" || exit 1
+exec chroot . "$@"
+"#;
+
+/// As in a container of an image of its own, by what every Linux has: neither memray nor the capture is in its view, and
+/// no file of its is written.
+#[test]
+fn own_root() {
+    let Some(python) = interpreters::system() else { return };
+    if !process::is_root() {
+        return skip_optional("a root of its own", "takes root");
+    }
+    let dir = Dir::new();
+    let root = dir.file("root");
+    std::fs::create_dir(&root).expect("make a directory");
+    let namespaces = ["--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child"];
+    let mut wrapper = namespaces.to_vec();
+    wrapper.extend(["sh", "-c", OWN_ROOT, "sh", &root]);
+    let mut target = wrapped("unshare", &wrapper, &python.path);
+    let pid = innermost(target.pid());
+    target.ask("go", "done");
+    assert!(!Path::new(&format!("/proc/{pid}/root/{}", tool::binary().display())).exists());
+    let files = ContainerFiles::of(pid);
+    tracked_from_outside(&mut target, pid);
+    files.assert_untouched(pid);
+    assert!(target.finish().success());
+}
+
 fn with_bwrap(arguments: &[&str]) {
     let Some(python) = python() else { return };
     let mut wrapper = vec![
@@ -125,9 +168,10 @@ fn with_bwrap(arguments: &[&str]) {
     if !can("bwrap", &trial) {
         return skip_optional("bubblewrap", "apt-get install -y bubblewrap");
     }
-    let target = wrapped("bwrap", &wrapper, &python);
+    let mut target = wrapped("bwrap", &wrapper, &python);
     let pid = innermost(target.pid());
-    tracked_from_outside(target, pid);
+    tracked_from_outside(&mut target, pid);
+    assert!(target.finish().success());
 }
 
 #[test]
@@ -166,85 +210,6 @@ fn no_proc_for_memray() {
     output.assert_refusal().assert_says("/proc is not mounted");
 }
 
-/// A container of podman's on the small Debian of `scripts/container_lab`.
-struct Container {
-    lab: PathBuf,
-    name: String,
-    target: Target,
-}
-
-impl Container {
-    fn start(name: &str, options: &[&str]) -> Option<Self> {
-        let lab = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("lab");
-        let root = lab.join("trixie");
-        if !process::is_root() || !root.join(".complete").exists() {
-            skip_optional("podman", "set it up with: sudo scripts/container_lab");
-            return None;
-        }
-        let name = format!("memray-test-{name}-{}", std::process::id());
-        let mut command = podman(&lab);
-        command.args(["run", "--rm", "--interactive", "--network=none", "--name", &name]);
-        // The service's limits are this machine's, which runc may not raise.
-        command.args([
-            "--ulimit",
-            "nofile=4096:20000",
-            "--ulimit",
-            "nproc=1000:10000",
-            "--tmpfs",
-            "/tmp",
-        ]);
-        let volume = format!("{}:/memray:ro", tool::binary().display());
-        command.args(["--volume", &volume]).args(options);
-        let script = std::fs::read_to_string(test_file("targets/limited.py")).expect("read the target's script");
-        // A layer of its own above the root, but under user namespaces, where that would be nobody's.
-        let layer = if options.iter().any(|option| option.starts_with("--uidmap")) {
-            ""
-        } else {
-            ":O"
-        };
-        command.arg("--rootfs").arg(format!("{}{layer}", root.display()));
-        command.args(["/usr/bin/python3.13", "-c", &script, "nothing"]);
-        let target = Target::start(Dir::new(), command);
-        Some(Self { lab, name, target })
-    }
-
-    /// The init's process id outside.
-    fn pid(&self) -> u32 {
-        let output = podman(&self.lab)
-            .args(["inspect", "--format", "{{.State.Pid}}", &self.name])
-            .output()
-            .expect("podman inspect");
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        text.parse().unwrap_or_else(|_| panic!("no process id: {text:?}"))
-    }
-
-    /// `memray ARGUMENTS` in the container.
-    fn memray(&self, arguments: &[&str]) -> Tool {
-        let podman = podman(&self.lab);
-        let mut all: Vec<&str> = podman
-            .get_args()
-            .map(|argument| argument.to_str().expect("UTF-8"))
-            .collect();
-        all.extend(["exec", self.name.as_str(), "/memray"]);
-        all.extend(arguments);
-        Tool::program("podman".into(), &all)
-    }
-}
-
-fn podman(lab: &Path) -> Command {
-    let mut command = Command::new("podman");
-    for (option, directory) in [("--root", "pod/root"), ("--runroot", "pod/run")] {
-        command.arg(option).arg(lab.join(directory));
-    }
-    command.args([
-        "--cgroup-manager=cgroupfs",
-        "--storage-driver=vfs",
-        "--events-backend=file",
-    ]);
-    command.args(["--log-level=error", "--runtime", "runc"]);
-    command
-}
-
 /// Both ways in: from the host, and by `podman exec`.
 fn in_a_container(name: &str, options: &[&str]) {
     let Some(container) = Container::start(name, options) else {
@@ -253,7 +218,10 @@ fn in_a_container(name: &str, options: &[&str]) {
     let pid = container.pid();
     let Container { mut target, .. } = container;
     target.ask("go", "done");
-    tracked_from_outside(target, pid);
+    let files = ContainerFiles::of(pid);
+    tracked_from_outside(&mut target, pid);
+    files.assert_untouched(pid);
+    assert!(target.finish().success());
 
     let Some(mut container) = Container::start(&format!("{name}-inside"), options) else {
         return;
@@ -321,7 +289,7 @@ fn podman_with_a_user_namespace() {
 /// With 8 MB left in the container there is room from outside, and none from inside, where the ring counts too.
 #[test]
 fn podman_with_little_memory() {
-    let Some(container) = Container::start("memory", &["--memory=24m"]) else {
+    let Some(mut container) = Container::start("memory", &["--memory=24m"]) else {
         return;
     };
     let refused = container.memray(&["attach", "1", "-q", "-o", "/tmp/capture.bin"]).run();
@@ -331,5 +299,6 @@ fn podman_with_little_memory() {
         .assert_says("outside of its container");
     let pid = container.pid();
     assert!(!maps(pid).is_empty());
-    tracked_from_outside(container.target, pid);
+    tracked_from_outside(&mut container.target, pid);
+    assert!(container.target.finish().success());
 }

@@ -72,6 +72,8 @@ mod native_names;
 mod native_stacks;
 /// The Debian package and the wheel.
 mod package;
+/// Processes of a container, tracked from a place beside or inside of it with few rights.
+mod places_beside;
 /// Targets whose files are deleted or replaced on disk while they run.
 mod places_files;
 /// Targets whose limits are nearly reached.

@@ -43,6 +43,6 @@ pub use linux::seccomp::{Filtered, Passage};
 pub use linux::self_test::{mapped_files_can_be_opened, read_only_pages_can_be_written, words_are_written_whole};
 pub use linux::slots::{Relocation, Slot, slots, values};
 pub use linux::stat::{Stat, start_ticks, stat_field};
-pub use linux::surroundings::{CAP_SYS_ADMIN, CAP_SYS_PTRACE, Container, Surroundings};
+pub use linux::surroundings::{CAP_DAC_OVERRIDE, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Container, Surroundings};
 pub use linux::symbols::Symbol;
 pub use linux::time_slice::{GivingWay, give_way};

@@ -4,7 +4,7 @@ use super::error::Error;
 use super::findings::capture_place;
 use super::preflight::{Check, Diagnosis, Found};
 use super::{control, target};
-use inject::{CAP_SYS_ADMIN, CAP_SYS_PTRACE, Container, Filtered, Obstacle, Surroundings, host};
+use inject::{CAP_DAC_OVERRIDE, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Container, Filtered, Obstacle, Surroundings, host};
 
 /// pidfd_open is as old as this.
 const KERNEL_MIN: (u32, u32) = (5, 3);
@@ -77,14 +77,18 @@ fn user(own: &Surroundings) -> Finding {
     if !own.is_first_user_namespace {
         text.push_str("; in a user namespace of its own, where capabilities reach no further");
     }
-    if own.has(CAP_SYS_PTRACE) {
+    if own.has(CAP_SYS_PTRACE) && own.has(CAP_DAC_OVERRIDE) {
         return Ok(Found::new(text));
     }
     text.push_str(&format!("; attach works on processes of {name} alone"));
     let by = own.clone();
     // What attach would say of a process of root's.
-    let other_uid = if own.is_root() { 1 } else { 0 };
-    let others = Obstacle::OtherUser { uid: other_uid, by };
+    let uid = if own.is_root() { 1 } else { 0 };
+    let others = if own.has(CAP_SYS_PTRACE) {
+        Obstacle::FilesOfOtherUser { uid, by }
+    } else {
+        Obstacle::OtherUser { uid, by }
+    };
     Ok(Found::less(text, others.fix()))
 }
 

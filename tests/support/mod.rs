@@ -4,12 +4,14 @@
 pub mod interpreters;
 pub mod appendix;
 pub mod browser;
+pub mod container_files;
 pub mod dir;
 pub mod json;
 pub mod ledger;
 pub mod libraries;
 pub mod native;
 pub mod packages;
+pub mod podman;
 pub mod process;
 pub mod skip;
 pub mod snapshot;
@@ -20,6 +22,7 @@ pub mod terminal;
 pub mod tool;
 pub mod upstream;
 
+pub use container_files::ContainerFiles;
 pub use dir::Dir;
 pub use interpreters::Interpreter;
 pub use skip::{skip, skip_optional};

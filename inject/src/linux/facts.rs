@@ -6,7 +6,7 @@ use super::process::{Access, open_mem};
 use super::seccomp::{self, Filtered, Passage};
 use super::stat::Stat;
 use super::stuck::{one_wakes_up, waits_for_child};
-use super::surroundings::{CAP_SYS_PTRACE, Surroundings};
+use super::surroundings::{CAP_DAC_OVERRIDE, CAP_SYS_PTRACE, Surroundings};
 use crate::error::Error;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -204,16 +204,17 @@ impl Facts {
         if let Some(scope @ 3) = self.yama_scope {
             return Obstacle::Yama { scope, by };
         }
-        if may_ptrace {
-            return if self.same_user_namespace {
-                Obstacle::Refused { errno, by }
-            } else {
-                Obstacle::UserNamespace
-            };
-        }
         // The process' real, effective and saved ids, all six.
         let is_same = |ids: &[u32], own: u32| ids.iter().take(3).all(|&id| id == own);
         let other_uid = self.uids.iter().take(3).copied().find(|&uid| uid != by.uid);
+        if may_ptrace {
+            return match other_uid {
+                _ if !self.same_user_namespace => Obstacle::UserNamespace,
+                // Its files in /proc are its user's, and readable by that one alone.
+                Some(uid) if !by.has(CAP_DAC_OVERRIDE) => Obstacle::FilesOfOtherUser { uid, by },
+                _ => Obstacle::Refused { errno, by },
+            };
+        }
         if let Some(uid) = other_uid {
             return Obstacle::OtherUser { uid, by };
         }
@@ -361,6 +362,14 @@ mod tests {
             matches!(other_user, Obstacle::OtherUser { uid: 7, .. }),
             "{other_user:?}"
         );
+        let files = |capabilities| obstacle(CAP_SYS_PTRACE | capabilities, |facts| facts.uids = vec![7; 4]);
+        let closed = files(0);
+        assert!(
+            matches!(closed, Obstacle::FilesOfOtherUser { uid: 7, .. }),
+            "{closed:?}"
+        );
+        let open = files(CAP_DAC_OVERRIDE);
+        assert!(matches!(open, Obstacle::Refused { .. }), "{open:?}");
         let more = obstacle(0, |facts| facts.permitted_capabilities = 4);
         assert!(matches!(more, Obstacle::MoreCapable { .. }), "{more:?}");
         let not_dumpable = obstacle(0, |facts| facts.is_dumpable = Some(false));

@@ -1,7 +1,7 @@
 //! Why a process can't be attached to, and what to type in the very situation that was found.
 
 use super::seccomp::Filtered;
-use super::surroundings::{CAP_SYS_PTRACE, Container, Surroundings};
+use super::surroundings::{CAP_SETUID, CAP_SYS_PTRACE, Container, Surroundings};
 use std::fmt;
 
 /// One cause, as it was found.
@@ -36,6 +36,11 @@ pub enum Obstacle {
         by: Surroundings,
     },
     OtherUser {
+        uid: u32,
+        by: Surroundings,
+    },
+    /// It could be traced, but its files in /proc can't be opened.
+    FilesOfOtherUser {
         uid: u32,
         by: Surroundings,
     },
@@ -90,6 +95,11 @@ impl fmt::Display for Obstacle {
                     ""
                 })
             }
+            Self::FilesOfOtherUser { uid, .. } => write!(
+                f,
+                "its memory can't be opened: the process belongs to another user (uid {uid}), and memray has \
+                 CAP_SYS_PTRACE but not CAP_DAC_OVERRIDE"
+            ),
             Self::OtherGroup { .. } => f.write_str("ptrace is refused; the process runs with other group ids"),
             Self::UserNamespace => f.write_str("ptrace is refused; the process lives in another user namespace"),
             Self::NotDumpable { .. } => f.write_str("ptrace is refused; the process has made itself non-dumpable"),
@@ -137,13 +147,9 @@ impl Obstacle {
             Self::Seccomp(Filtered::Strict) => one(Filtered::Strict.fix()),
             Self::Seccomp(filtered) => {
                 let by = Surroundings::look();
-                let beside = match by.container {
-                    Some(Container::Kubernetes { .. }) => Some("from outside"),
-                    Some(Container::Other) => Some("Kubernetes, from outside"),
-                    _ => None,
-                };
-                let beside = beside.map(|place| format!("{place}: {}", debug_command(&by, "sysadmin")));
-                [filtered.fix().to_owned()].into_iter().chain(beside).collect()
+                let mut fixes = vec![filtered.fix().to_owned()];
+                fixes.extend(without_filters(&by));
+                fixes
             }
             Self::UserNamespace => one("run memray as root outside of containers, or inside the same one"),
             Self::Yama { scope: 3, .. } => one("none before a reboot: this scope forbids ptrace to everybody"),
@@ -161,6 +167,17 @@ impl Obstacle {
                 fixes
             }
             Self::OtherUser { uid, by } => with_capability(by, Some(*uid)),
+            Self::FilesOfOtherUser { uid, by } => {
+                let more = match by.container {
+                    None => "give memray CAP_DAC_OVERRIDE, too",
+                    Some(Container::Kubernetes { .. }) => {
+                        r#"or in its manifest: securityContext: {capabilities: {add: ["SYS_PTRACE", "DAC_OVERRIDE"]}}"#
+                    }
+                    Some(_) => "or start the container with --cap-add=SYS_PTRACE --cap-add=DAC_OVERRIDE",
+                };
+                let as_its_user = as_user(by, *uid).map(|command| format!("run memray as its user: {command}"));
+                as_its_user.into_iter().chain([more.to_owned()]).collect()
+            }
             Self::OtherGroup { by } | Self::NotDumpable { by } | Self::MoreCapable { by } => with_capability(by, None),
             Self::Refused { by, .. } => {
                 let mut fixes = vec![
@@ -204,13 +221,41 @@ fn with_capability(by: &Surroundings, uid: Option<u32>) -> Vec<String> {
         None => vec!["run memray as root (sudo), or in a container with --cap-add=SYS_PTRACE".to_owned()],
     };
     if let Some(uid) = uid {
-        fixes.push(if by.is_root() {
-            format!("or become its user: setpriv --reuid={uid} --regid={uid} --clear-groups memray …")
-        } else {
-            format!("or become its user: sudo -u '#{uid}' memray …")
-        });
+        fixes.extend(as_user(by, uid).map(|command| format!("or become its user: {command}")));
     }
     fixes
+}
+
+/// How to run memray as another user where we are; `None` where nothing can be typed for that.
+fn as_user(by: &Surroundings, uid: u32) -> Option<String> {
+    Some(match &by.container {
+        // Without these rights there is no changing of users in the container itself.
+        Some(Container::Docker { id }) if !by.has(CAP_SETUID) => {
+            let id = id.as_deref().unwrap_or("CONTAINER");
+            format!("docker exec -it -u {uid} {id} memray …")
+        }
+        Some(Container::Podman) if !by.has(CAP_SETUID) => format!("podman exec -it -u {uid} CONTAINER memray …"),
+        _ if by.has(CAP_SETUID) => format!("setpriv --reuid={uid} --regid={uid} --clear-groups memray …"),
+        None => format!("sudo -u '#{uid}' memray …"),
+        _ => return None,
+    })
+}
+
+/// How to run memray in or beside the container that we are in so that the kernel passes over a process' filters.
+fn without_filters(by: &Surroundings) -> Vec<String> {
+    let beside = |runtime: &str| {
+        vec![
+            format!("or inside the process' own container: {runtime} exec -it CONTAINER memray …"),
+            format!("or beside it: {runtime} run --privileged --pid=container:CONTAINER IMAGE memray …"),
+        ]
+    };
+    match by.container {
+        Some(Container::Docker { .. }) => beside("docker"),
+        Some(Container::Podman) => beside("podman"),
+        Some(Container::Kubernetes { .. }) => vec![format!("from outside: {}", debug_command(by, "sysadmin"))],
+        Some(Container::Other) => vec![format!("Kubernetes, from outside: {}", debug_command(by, "sysadmin"))],
+        None => Vec::new(),
+    }
 }
 
 /// An ephemeral container beside the target's, with the capabilities of a profile of kubectl's.
@@ -231,6 +276,7 @@ mod tests {
         Surroundings {
             container,
             uid,
+            effective_capabilities: if uid == 0 { CAP_SETUID } else { 0 },
             ..Surroundings::default()
         }
     }
@@ -263,6 +309,31 @@ mod tests {
             let fixes = obstacle.fixes();
             assert!(fixes.iter().any(|fix| fix.contains(wanted)), "{wanted}: {fixes:#?}");
             assert!(fixes.iter().all(|fix| !fix.contains('\n')));
+        }
+    }
+
+    /// Who has few capabilities can't become another user by setpriv.
+    #[test]
+    fn a_user_is_become_from_outside() {
+        for (container, capabilities, wanted) in [
+            (Some(Container::Podman), 0, "podman exec -it -u 1000 CONTAINER memray"),
+            (
+                Some(Container::Docker { id: None }),
+                0,
+                "docker exec -it -u 1000 CONTAINER memray",
+            ),
+            (Some(Container::Podman), CAP_SETUID, "setpriv --reuid=1000"),
+            (None, 0, "CAP_DAC_OVERRIDE"),
+            (Some(Container::Other), 0, "--cap-add=DAC_OVERRIDE"),
+        ] {
+            let by = Surroundings {
+                effective_capabilities: CAP_SYS_PTRACE | capabilities,
+                ..by(container, 0)
+            };
+            let obstacle = Obstacle::FilesOfOtherUser { uid: 1000, by };
+            let fixes = obstacle.fixes().join("\n");
+            assert!(fixes.contains(wanted), "{wanted}: {fixes}");
+            assert_eq!(fixes.contains("setpriv"), capabilities != 0, "{fixes}");
         }
     }
 

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 /// Numbers of `linux/capability.h`, as bits.
+pub const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+pub const CAP_SETUID: u64 = 1 << 7;
 pub const CAP_SYS_PTRACE: u64 = 1 << 19;
 pub const CAP_SYS_ADMIN: u64 = 1 << 21;
 
