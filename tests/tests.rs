@@ -26,6 +26,8 @@ mod cycles;
 mod demo;
 /// `doctor`: says what attach would, changes nothing, repairs when asked to.
 mod doctor;
+/// Interpreters inside of other programs.
+mod embedded;
 /// Targets that end or execute another program at any moment.
 mod endings;
 /// Programs that log their own allocations: each record right, none missing, none extra.
@@ -64,6 +66,8 @@ mod live_elsewhere;
 mod losses;
 /// Several processes at once, and the list of those that there are.
 mod many;
+/// Which kind of interpreter does what: the table that `scripts/test` prints.
+mod matrix;
 /// Modes and JSON of reports, against upstream's reader.
 mod modes;
 /// Names, files and lines of native frames: in the capture, in reports, in the answer.

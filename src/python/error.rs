@@ -221,10 +221,6 @@ pub enum ProofError {
     },
     /// There is no thread state at all.
     NoThreads,
-    /// No thread is in Python code, so that nothing shows where its frames are.
-    NoFrames {
-        threads: usize,
-    },
     /// The runtime began to shut down.
     Finalising,
     /// One thread's frames can't be walked, also after many tries.
@@ -259,9 +255,6 @@ impl fmt::Display for ProofError {
                 write!(f, "the list of Python threads is broken at {address:#x}: {check}")
             }
             Self::NoThreads => write!(f, "the interpreter has no threads"),
-            Self::NoFrames { threads } => {
-                write!(f, "none of its {threads} Python threads is in Python code")
-            }
             Self::Finalising => write!(f, "the Python interpreter is shutting down"),
             Self::Walk { tstate, tries, error } => {
                 write!(
@@ -300,16 +293,6 @@ impl fmt::Display for ProofError {
 }
 
 impl std::error::Error for ProofError {}
-
-impl ProofError {
-    /// What the user can do about it.
-    pub fn fix(&self) -> Option<String> {
-        match self {
-            Self::NoFrames { .. } => Some("attach again while the program runs Python code".to_owned()),
-            _ => None,
-        }
-    }
-}
 
 impl From<ReadError> for ProofError {
     fn from(error: ReadError) -> Self {

@@ -42,5 +42,5 @@ pub use entry::{PLACES, ProgramFrame};
 pub use error::{FindError, TablesError};
 pub use find::{Runtime, find};
 pub use memory::{Image, Memory, ReadError};
-pub use proof::prove;
+pub use proof::{Proof, prove, prove_once};
 pub use thread_names::ThreadNames;

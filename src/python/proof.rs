@@ -22,7 +22,8 @@ const WALK_TRIES_MAX: u32 = 200;
 /// A layout that held for every thread.
 #[derive(Clone, Debug)]
 pub struct Proof {
-    /// Complete, with absolute addresses, enabled.
+    /// Complete, with absolute addresses, enabled. [`PythonLayout::OFF`] where no thread is in Python code, so that
+    /// nothing shows where its frames are.
     pub layout: PythonLayout,
     /// Offset of the kernel's thread id (i32) from the thread pointer.
     pub tid_offset: u32,
@@ -58,14 +59,34 @@ pub struct PythonThread {
 /// (the innermost `NSpid`).
 pub fn prove(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &[u32]) -> Result<Proof, ProofError> {
     let tids: HashSet<u32> = tids.iter().copied().chain([leader_tid]).collect();
-    let mut attempt = attempt(memory, runtime, leader_tid, &tids);
+    let mut best = attempt(memory, runtime, leader_tid, &tids);
     for _ in 1..TRIES_MAX {
-        if attempt.is_ok() {
+        if best.as_ref().is_ok_and(Proof::has_frames) {
             break;
         }
-        attempt = self::attempt(memory, runtime, leader_tid, &tids);
+        let next = attempt(memory, runtime, leader_tid, &tids);
+        if next.is_ok() || best.is_err() {
+            best = next;
+        }
     }
-    attempt
+    best
+}
+
+/// One attempt of it, for those who look often and mostly find nothing.
+pub fn prove_once(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &[u32]) -> Result<Proof, ProofError> {
+    attempt(
+        memory,
+        runtime,
+        leader_tid,
+        &tids.iter().copied().chain([leader_tid]).collect(),
+    )
+}
+
+impl Proof {
+    /// Whether a Python frame was seen.
+    pub fn has_frames(&self) -> bool {
+        self.layout.enabled != 0
+    }
 }
 
 fn attempt(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &HashSet<u32>) -> Result<Proof, ProofError> {
@@ -79,9 +100,6 @@ fn attempt(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &HashS
     }
     let mut code_type = None;
     let walked = walk_all(memory, runtime, &states, &mut code_type)?;
-    // The type of the first code object, which every other had, too.
-    let code_type = code_type.ok_or(ProofError::NoFrames { threads: states.len() })?;
-
     let descriptors = Descriptor::collect(memory, runtime, &states);
     if descriptors.is_empty() {
         return Err(ProofError::NoThreadDescriptors { threads: states.len() });
@@ -116,7 +134,8 @@ fn attempt(memory: &dyn Memory, runtime: &Runtime, leader_tid: u32, tids: &HashS
         .and_then(|it| it.tid)
         .unwrap_or(leader_tid);
     Ok(Proof {
-        layout: wire_layout(runtime, recipe, code_type),
+        // The type of the first code object, which every other had, too.
+        layout: code_type.map_or(PythonLayout::OFF, |code_type| wire_layout(runtime, recipe, code_type)),
         tid_offset,
         thread_pointers: list.iter().map(|thread| thread.thread_pointer).collect(),
         #[cfg(test)]

@@ -46,6 +46,8 @@ pub struct Examination {
     placement: Option<(Image, RingSource)>,
     frames: Option<(PythonLayout, u32, u32)>,
     thread_pointers: Vec<u64>,
+    /// Its threads are known, and none of them is in Python code.
+    awaits_frames: bool,
     notes: Vec<String>,
 }
 
@@ -65,6 +67,7 @@ impl Examination {
             placement: None,
             frames: None,
             thread_pointers: Vec::new(),
+            awaits_frames: false,
             notes: Vec::new(),
         }
     }
@@ -292,24 +295,30 @@ impl Examination {
         let mut proof = prove();
         // An interpreter that is still being set up has no thread in Python code yet.
         let deadline = Instant::now() + SETTING_UP_MAX;
-        while proof.is_err() && target::is_young(process.pid()) && Instant::now() < deadline {
+        let is_proven = |proof: &Result<python::Proof, _>| proof.as_ref().is_ok_and(python::Proof::has_frames);
+        while !is_proven(&proof) && target::is_young(process.pid()) && Instant::now() < deadline {
             std::thread::sleep(SETTING_UP_STEP);
             proof = prove();
         }
-        match proof {
-            Ok(proof) => {
-                self.frames = Some((proof.layout, proof.tid_offset, proof.main_tid));
-                self.thread_pointers = proof.thread_pointers;
-                Ok(Found::new("proven by walking every Python thread from outside"))
+        let none = match &proof {
+            Ok(proof) if proof.has_frames() => None,
+            Ok(_) => Some("before one of its threads runs Python code: all are idle".to_owned()),
+            Err(error) => Some(format!(": {error}")),
+        };
+        self.frames = Some(match &proof {
+            Ok(proof) => (proof.layout, proof.tid_offset, proof.main_tid),
+            Err(_) => (PythonLayout::OFF, 0, self.facts.inner_pid()),
+        });
+        self.awaits_frames = proof.is_ok() && none.is_some();
+        self.thread_pointers = proof.map_or_else(|_| Vec::new(), |proof| proof.thread_pointers);
+        Ok(match none {
+            None => Found::new("proven by walking every Python thread from outside"),
+            Some(why) => {
+                let text = format!("no Python stacks{}{why}", if self.awaits_frames { " " } else { "" });
+                self.notes.push(text.clone());
+                Found::less(text, None)
             }
-            Err(error) => {
-                let fix = error.fix();
-                let then = fix.as_ref().map_or(String::new(), |fix| format!("; {fix}"));
-                self.notes.push(format!("no Python stacks: {error}{then}"));
-                self.frames = Some((PythonLayout::OFF, 0, self.facts.inner_pid()));
-                Ok(Found::less(format!("no Python stacks: {error}"), fix))
-            }
-        }
+        })
     }
 
     /// As far as it was found.
@@ -348,6 +357,7 @@ impl Examination {
             tid_offset,
             main_tid,
             thread_pointers: self.thread_pointers,
+            awaits_frames: self.awaits_frames,
             notes: self.notes,
         })
     }

@@ -16,6 +16,7 @@
 //! - [`processes`]: which Python processes there are.
 //! - [`guardian`]: the process that does so within a second of the tool's death.
 
+mod awaited_frames;
 mod blank;
 mod checkpoint;
 mod control;
@@ -81,6 +82,7 @@ pub use inject::end_by_signal;
 
 use crate::capture::Sample;
 use crate::collect::{Collector, Recorder, Series};
+use awaited_frames::AwaitedFrames;
 use checkpoint::Checkpoint;
 use control::{ControlFile, Record};
 use follow::Follow;
@@ -142,6 +144,8 @@ pub struct Session {
     attached_ms: i64,
     /// The last count of module changes whose modules are hooked.
     modules_seen: u64,
+    /// While no Python stacks are walked, since no thread was in Python code.
+    awaited_frames: Option<AwaitedFrames>,
     /// Threads that were still recording once the window was closed.
     late_writers: Option<LateWriters>,
     /// The thread that was stopped at attach.

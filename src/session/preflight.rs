@@ -128,6 +128,8 @@ pub struct Survey {
     pub main_tid: u32,
     /// Of the threads that Python knows.
     pub thread_pointers: Vec<u64>,
+    /// Nothing shows yet where its frames are: no thread is in Python code.
+    pub awaits_frames: bool,
     pub notes: Vec<String>,
 }
 

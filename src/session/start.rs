@@ -2,6 +2,7 @@
 //! touched.
 
 use super::Session;
+use super::awaited_frames::AwaitedFrames;
 use super::checkpoint::Checkpoint;
 use super::error::Error;
 use super::follow::{Follow, FollowOptions};
@@ -176,6 +177,9 @@ impl Survey {
         let (live_since, live_after) = (Instant::now(), started.elapsed());
         // What was loaded between the survey and now.
         self.hooks.refresh(&self.process, &mut landing)?;
+        let awaited_frames = self
+            .awaits_frames
+            .then(|| AwaitedFrames::new(&self.process, self.runtime.clone(), &landing));
         let names = Box::new(Names::new(&self.process, self.runtime));
         let sampler = Sampler::new(options.pid);
         let mut session = Session {
@@ -206,6 +210,7 @@ impl Survey {
             python_version: self.description.version_hex,
             follow,
             late_writers: None,
+            awaited_frames,
             checkpoint,
             live_since,
             live_after,

@@ -160,6 +160,9 @@ impl Session {
                 self.collector.refresh_names(Which::Fresh);
                 fresh_names_due = started + RSS_EVERY.max(started.elapsed() * NAMES_SHARE);
             }
+            if self.awaited_frames.as_mut().is_some_and(|frames| frames.came(now)) {
+                self.awaited_frames = None;
+            }
             if rss.is_due(now) {
                 let rss_bytes = self.sample_rss();
                 if let Some(limit_bytes) = self.limits.until_rss_bytes.filter(|&limit| rss_bytes >= limit) {

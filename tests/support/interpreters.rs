@@ -83,6 +83,18 @@ pub fn system() -> Option<Interpreter> {
     python
 }
 
+/// A `Py_DEBUG` build, which `scripts/interpreters` sets up.
+pub fn debug() -> Option<Interpreter> {
+    let found = [14, 15, 13].into_iter().find_map(|minor| {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("../lab/bin/python3.{minor}d"));
+        (version(&path) == Some(minor)).then_some(Interpreter { path, minor })
+    });
+    if found.is_none() {
+        skip_optional("a debug build", "set it up with: sudo scripts/interpreters");
+    }
+    found
+}
+
 /// Whichever supported interpreter there is, newest first: for tests of the tool rather than of a version.
 pub fn any() -> Option<Interpreter> {
     let python = [12, 13, 11, 10, 9, 8].into_iter().find_map(find);

@@ -1,7 +1,8 @@
-// Programs that load libpython themselves. usage: embed late|local|two|second LIBPYTHON [ANOTHER]
+// Programs that load libpython themselves. usage: embed late|local|idle|two|second LIBPYTHON [ANOTHER]
 //
 // late: says `ready` before it initialises Python, and goes on at a line; local: with RTLD_LOCAL; two: both are loaded,
 // the first runs; second: the second runs. Then serves as `states.py serve` does.
+// idle: waits in C for each line, and only then enters Python for some milliseconds.
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +15,26 @@ static const char SERVE[] = "import os\n"
                             "while os.read(0, 100):\n"
                             "    allocate()\n"
                             "    os.write(1, b'done\\n')\n";
+
+static const char IDLE[] = "kept = []\n"
+                           "def answer():\n"
+                           "    sum(range(200000))\n"
+                           "    kept.append(bytearray(54321))\n";
+
+static int answer_from_c(int (*run)(const char *)) {
+    char byte;
+    if (run(IDLE) != 0)
+        return 1;
+    (void)!write(1, "ready\n", 6);
+    while (read(0, &byte, 1) == 1) {
+        if (byte != '\n')
+            continue;
+        if (run("answer()") != 0)
+            return 1;
+        (void)!write(1, "done\n", 5);
+    }
+    return 0;
+}
 
 static void *load(const char *path, int flags) {
     void *library = dlopen(path, RTLD_NOW | flags);
@@ -41,5 +62,5 @@ int main(int count, char **arguments) {
     void (*initialise)(int) = (void (*)(int))dlsym(python, "Py_InitializeEx");
     int (*run)(const char *) = (int (*)(const char *))dlsym(python, "PyRun_SimpleString");
     initialise(0);
-    return run(SERVE);
+    return strcmp(mode, "idle") == 0 ? answer_from_c(run) : run(SERVE);
 }

@@ -228,17 +228,21 @@ fn with_capability(by: &Surroundings, uid: Option<u32>) -> Vec<String> {
 
 /// How to run memray as another user where we are; `None` where nothing can be typed for that.
 fn as_user(by: &Surroundings, uid: u32) -> Option<String> {
-    Some(match &by.container {
-        // Without these rights there is no changing of users in the container itself.
-        Some(Container::Docker { id }) if !by.has(CAP_SETUID) => {
+    if by.has(CAP_SETUID) {
+        return Some(format!("setpriv --reuid={uid} --regid={uid} --clear-groups memray …"));
+    }
+    if !by.is_root() {
+        return Some(format!("sudo -u '#{uid}' memray …"));
+    }
+    // This root can't change users where it is.
+    match &by.container {
+        Some(Container::Docker { id }) => {
             let id = id.as_deref().unwrap_or("CONTAINER");
-            format!("docker exec -it -u {uid} {id} memray …")
+            Some(format!("docker exec -it -u {uid} {id} memray …"))
         }
-        Some(Container::Podman) if !by.has(CAP_SETUID) => format!("podman exec -it -u {uid} CONTAINER memray …"),
-        _ if by.has(CAP_SETUID) => format!("setpriv --reuid={uid} --regid={uid} --clear-groups memray …"),
-        None => format!("sudo -u '#{uid}' memray …"),
-        _ => return None,
-    })
+        Some(Container::Podman) => Some(format!("podman exec -it -u {uid} CONTAINER memray …")),
+        _ => None,
+    }
 }
 
 /// How to run memray in or beside the container that we are in so that the kernel passes over a process' filters.
