@@ -337,7 +337,11 @@ fn ask_to_end(process: &Process, owner: &Owner) -> Result<(), Error> {
     // Where neither can be looked at, the kernel will not let us send it a signal either, or it has rights of its own.
     let is_it = collector.runs_us_or("memray") != Some(false);
     if !is_it || collector.holds_memory_of(process.pid()) == Some(false) {
-        return Err(Error::NoCollector(owner.pid));
+        // One that is being killed has closed its files, and has no program, a moment before it has ended.
+        return match target::has_ended(owner.pid) {
+            true => Ok(()),
+            false => Err(Error::NoCollector(owner.pid)),
+        };
     }
     match collector.ask_to_end() {
         Ok(()) => {
