@@ -96,10 +96,19 @@ pub struct Live {
     /// Begun and without an outcome; hardly ever more than one.
     munmaps: Vec<Munmap>,
     pub places: LivePlaces,
-    /// By the thread's entry: the number and the stack that it allocated with last, and their place.
-    last_places: Vec<(u64, u32, u32)>,
+    /// Threads' numbers and stacks that came lately, and their places, by [`recent_of`]. Empty or whole.
+    recent_places: Vec<(u64, u32, u32)>,
     pub clock: Clock,
     pub counters: Counters,
+}
+
+/// A power of two: a loop seldom allocates at more places. They are 4 KiB.
+const RECENT_PLACES: usize = 256;
+
+/// Where a thread's stack is among the recent ones. Both are numbered one after the other.
+#[inline]
+fn recent_of(who: Who, stack: u32) -> usize {
+    (stack as usize ^ usize::from(who.entry) << 4) % RECENT_PLACES
 }
 
 impl Live {
@@ -147,11 +156,11 @@ impl Live {
         sums.into_values().collect()
     }
 
-    /// What a block or mapping of a thread comes from: mostly where its last one came from.
+    /// What a block or mapping of a thread comes from.
     #[inline]
     fn place(&mut self, who: Who, stack: u32) -> u32 {
-        match self.last_places.get(usize::from(who.entry)) {
-            Some(&(number, last, place)) if (number, last) == (who.number, stack) => place,
+        match self.recent_places.get(recent_of(who, stack)) {
+            Some(&(number, known, place)) if (number, known) == (who.number, stack) => place,
             _ => self.other_place(who, stack),
         }
     }
@@ -162,14 +171,11 @@ impl Live {
         if self.places.is_crowded() {
             self.places
                 .forget_empty(self.ranges.iter().map(|(_, origin)| origin.place));
-            self.last_places.clear();
+            self.recent_places.clear();
         }
         let place = self.places.number(who.number, stack);
-        let entry = usize::from(who.entry);
-        if self.last_places.len() <= entry {
-            self.last_places.resize(entry + 1, (NO_THREAD, 0, 0));
-        }
-        self.last_places[entry] = (who.number, stack, place);
+        self.recent_places.resize(RECENT_PLACES, (NO_THREAD, 0, 0));
+        self.recent_places[recent_of(who, stack)] = (who.number, stack, place);
         place
     }
 
