@@ -60,6 +60,8 @@ fn idle_in_c() {
         let before = Snapshot::take(target.pid());
         let capture = target.dir.file("capture.bin");
         let pid = target.pid_text();
+        let idle = Tool::new(&["attach", &pid, "--duration", "0.1", "-o", "/dev/null"]).succeed();
+        idle.assert_says("no Python stacks: no thread was in Python code whenever memray looked");
         let attach = Tool::new(&["attach", &pid, "-o", &capture]).succeed();
         attach.assert_says("before one of its threads runs Python code");
         for _ in 0..REQUESTS_COUNT {

@@ -129,6 +129,9 @@ impl Session {
                 .map(|(pid, path)| (pid, path.to_string_lossy().into_owned()))
                 .collect();
         }
+        if self.awaited_frames.is_some() {
+            self.warn("no Python stacks: no thread was in Python code whenever memray looked".to_owned());
+        }
         let live = if wants_answer { self.live(&appendix) } else { None };
         let closed = close(self.collector.into_recorder(), self.checkpoint.as_mut(), &appendix);
         // The very last step: whoever waits for the mark to go finds a complete capture.

@@ -11,7 +11,7 @@ use crate::analyze::losses;
 use crate::capture::{Appendix, Losses, WriteError};
 use crate::collect::{Recorder, Which};
 use crate::ui::ProgressState;
-use crate::ui::format::bytes_short;
+use crate::ui::format::{bytes_short, seconds};
 use nix::sys::signal::Signal;
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -162,6 +162,11 @@ impl Session {
             }
             if self.awaited_frames.as_mut().is_some_and(|frames| frames.came(now)) {
                 self.awaited_frames = None;
+                let after = seconds(self.live_since.elapsed().as_secs_f64());
+                self.warn(format!(
+                    "Python stacks begin {after} into the window, when a thread was first seen in Python code; what was \
+                     allocated before has none"
+                ));
             }
             if rss.is_due(now) {
                 let rss_bytes = self.sample_rss();
