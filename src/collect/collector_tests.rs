@@ -162,6 +162,18 @@ fn an_address_given_away_within_a_realloc_is_never_alive_twice() {
 }
 
 #[test]
+fn an_address_given_away_and_freed_within_a_realloc_is_freed_twice_not_thrice() {
+    let mut rig = Rig::new("race_over");
+    rig.malloc(1, 0x100, 10);
+    rig.put(1, 0, Kind::ReallocBegin, [0x100, 16, 0]);
+    rig.malloc(2, 0x100, 7);
+    rig.put(2, 0, Kind::Free, [0x100, 0, 0]);
+    rig.put(1, REALLOC_BEGUN, Kind::ReallocEnd, [0x200, 30, 0]);
+    assert_eq!(rig.collector.counters().old_frees, 0);
+    assert_eq!(rig.finish(), ["+100 10", "-100", "+100 7", "-100", "+200 30"]);
+}
+
+#[test]
 fn a_lost_free_ends_the_old_block() {
     let mut rig = Rig::new("lost");
     rig.malloc(1, 0x100, 10);

@@ -212,7 +212,13 @@ impl Live {
             // readers would count the old block for ever.
             self.let_go(&old);
             self.counters.implied_frees += u64::from(old.realloc_by == NOBODY);
-            let freed_by = self.reallocs.get(&old.realloc_by).map_or(who.number, |begun| begun.by);
+            let begun = self.reallocs.get(&old.realloc_by);
+            let begun = begun.filter(|begun| begun.address == address).copied();
+            if begun.is_some() {
+                // Its outcome is known by this. The address may be free again when it is told.
+                self.reallocs.remove(&old.realloc_by);
+            }
+            let freed_by = begun.map_or(who.number, |begun| begun.by);
             recorder.deallocation(freed_by, address, Allocator::Free);
         }
         self.counters.live_bytes = self.counters.live_bytes.wrapping_add(bytes);
